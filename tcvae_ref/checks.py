@@ -1,0 +1,144 @@
+"""Every complaint about an argument: what was given, what is allowed, what to do.
+
+Arguments are rejected, never repaired: nothing is clipped, cast or broadcast. Shapes are read from
+`.shape`, because under autograd an array travels in a box.
+"""
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from autograd.extend import Box
+
+from tcvae_ref.types import Array
+
+
+class InputError(ValueError):
+    """An argument, option or file that cannot be used as given."""
+
+
+def _value(array: Any) -> Any:
+    """Take an array out of autograd's boxes (one box per level of differentiation)."""
+    while isinstance(array, Box):
+        array = array._value
+    return array
+
+
+def arrays(where: str, **named: Array) -> None:
+    """Require floating arrays of one dtype, float64 or float32, with finite entries.
+
+    Raises
+    ------
+    TypeError
+        An argument is not an array, or the dtypes differ or are not float64 or float32.
+    InputError
+        An entry is nan or infinite.
+    """
+    for name, array in named.items():
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise TypeError(f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})")
+    dtypes = {name: str(array.dtype) for name, array in named.items()}
+    if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float64", "float32"}:
+        given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{where}: dtypes are {given}; all must be float64 or all float32: convert with .astype")
+    for name, array in named.items():
+        finite = np.isfinite(_value(array))
+        if not finite.all():
+            first = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise InputError(
+                f"{where}: {name} has {int((~finite).sum())} nan or infinite of {finite.size} entries, "
+                f"the first at {first}; finite values are needed: look where {name} was computed"
+            )
+
+
+def matrices(where: str, **named: Array) -> None:
+    """Require finite two-dimensional arrays of one shape and dtype, with at least one row and column."""
+    arrays(where, **named)
+    shapes = {name: tuple(array.shape) for name, array in named.items()}
+    first = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or len(first) != 2 or 0 in first:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InputError(
+            f"{where}: shapes are {given}; all must be one (rows, columns), both at least 1: nothing is broadcast"
+        )
+
+
+def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> None:
+    """Require samples z : (S, D) and posteriors mu, log_var : (N, D) of the same D."""
+    matrices(where, mu=mu, log_var=log_var)
+    matrices(where, z=z)
+    arrays(where, z=z, mu=mu)
+    if z.shape[1] != mu.shape[1]:
+        raise InputError(
+            f"{where}: z has {z.shape[1]} dimensions and mu has {mu.shape[1]}; "
+            "z : (S, D) and mu, log_var : (N, D) share D"
+        )
+
+
+def unit_interval(where: str, **named: Array) -> None:
+    """Require entries between 0 and 1."""
+    for name, array in named.items():
+        low, high = np.min(_value(array)), np.max(_value(array))
+        if low < 0 or high > 1:
+            raise InputError(
+                f"{where}: {name} lies in [{low:g}, {high:g}]; it must lie in [0, 1]: scale or threshold it"
+            )
+
+
+def whole_number(where: str, name: str, value: Any, least: int) -> int:
+    """Require an integer of at least `least`; a float or a bool is not one."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a whole number is needed")
+    if number < least:
+        raise InputError(f"{where}: {name}={number} is too small; it must be at least {least}")
+    return number
+
+
+def real_number(where: str, name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> float:
+    """Require a finite real number, at least `least` (or strictly above it)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a number is needed")
+    number = float(value)
+    if not math.isfinite(number) or number < least or (above and number == least):
+        rule = "finite" if least == -math.inf else f"finite and {'above' if above else 'at least'} {least:g}"
+        raise InputError(f"{where}: {name}={number:g} is not allowed; it must be {rule}")
+    return number
+
+
+def batch_without_replacement(where: str, batch_size: int, dataset_size: int) -> None:
+    """Require 2 <= M <= N, what stratified sampling needs of a batch of M out of N."""
+    whole_number(where, "dataset_size", dataset_size, 1)
+    if batch_size < 2:
+        raise InputError(f"{where}: batch size M={batch_size} is too small; the weights divide by M - 1, so M >= 2")
+    if batch_size > dataset_size:
+        raise InputError(
+            f"{where}: batch size M={batch_size} exceeds dataset_size={dataset_size}; "
+            "a batch is drawn without replacement, so M <= N"
+        )
+
+
+def whole_data_set(where: str, posteriors: int, dataset_size: int) -> None:
+    """Require as many posteriors as the data set has inputs, what an exact aggregate needs."""
+    whole_number(where, "dataset_size", dataset_size, 1)
+    if posteriors != dataset_size:
+        raise InputError(
+            f"{where}: {posteriors} posteriors are given and dataset_size={dataset_size}; the exact aggregate "
+            "needs all of them: encode the whole data set, or use an estimator for a batch"
+        )
+
+
+def option(where: str, name: str, value: str, allowed: Iterable[str]) -> str:
+    """Require one of the `allowed` words; the complaint suggests the nearest."""
+    words = list(allowed)
+    if value not in words:
+        near = difflib.get_close_matches(str(value), words, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{where}: {name}={value!r} is unknown; choose one of {', '.join(words)}{hint}")
+    return value

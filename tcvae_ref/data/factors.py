@@ -1,0 +1,110 @@
+"""Data sets that know how they were generated: images with the factors behind each of them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcvae_ref.checks import InputError, whole_number
+
+
+class Factor(NamedTuple):
+    """One factor of variation and the values it takes."""
+
+    name: str
+    values: NDArray[np.float64]
+    """(size,), in the order of the classes 0 ... size - 1."""
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+
+class FactorGrid(NamedTuple):
+    """Every combination of some factors' values, the last factor varying fastest (C order)."""
+
+    factors: tuple[Factor, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each factor."""
+        return tuple(factor.size for factor in self.factors)
+
+    def __len__(self) -> int:
+        return int(np.prod(self.sizes, dtype=np.int64))
+
+    def classes(self) -> NDArray[np.uint16]:
+        """Class of each factor at each grid point : (N, K)."""
+        axes = np.indices(self.sizes, dtype=np.uint16)
+        return axes.reshape(len(self.sizes), -1).T.copy()
+
+
+class PackedImages:
+    """Binary images held at one bit per pixel.
+
+    Parameters
+    ----------
+    rows : (N, bytes) uint8
+        Each image's pixels in C order, eight to a byte, the first in the highest bit (`numpy.packbits`).
+    shape : (height, width)
+        Pixels of one image; their number is a multiple of eight.
+    """
+
+    def __init__(self, rows: NDArray[np.uint8], shape: tuple[int, int]):
+        pixels = shape[0] * shape[1]
+        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] * 8 != pixels:
+            raise InputError(
+                f"PackedImages: rows are {rows.dtype} {rows.shape} for images of {shape}; "
+                f"(N, {pixels // 8}) uint8 is needed: numpy.packbits(images.reshape(N, -1), axis=1)"
+            )
+        self.rows = rows
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes."""
+        return int(self.rows.nbytes)
+
+    def take(self, index: Any, dtype: str = "float32") -> NDArray[Any]:
+        """Images at `index` (integers or a slice), flattened to (M, pixels), each pixel 0 or 1."""
+        return np.unpackbits(self.rows[index], axis=-1).astype(dtype)
+
+
+class FactorDataset(NamedTuple):
+    """Images, and for each of them the class of every factor."""
+
+    name: str
+    images: PackedImages
+    factors: tuple[Factor, ...]
+    classes: NDArray[np.uint16]
+    """(N, K): the image's class of each factor, an index into that factor's values."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each factor."""
+        return tuple(factor.size for factor in self.factors)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def values(self) -> NDArray[np.float64]:
+        """Value of each factor at each image : (N, K)."""
+        columns = [factor.values[self.classes[:, k]] for k, factor in enumerate(self.factors)]
+        return np.stack(columns, axis=1)
+
+
+def checked_sizes(where: str, sizes: Sequence[Any], names: Sequence[str]) -> tuple[int, ...]:
+    """Require one positive whole number per factor."""
+    if len(sizes) != len(names):
+        raise InputError(f"{where}: {len(sizes)} sizes are given; {len(names)} are needed: {' x '.join(names)}")
+    return tuple(whole_number(where, name, size, 1) for name, size in zip(names, sizes, strict=True))

@@ -1,0 +1,65 @@
+"""The TC-decomposition of the ELBO's KL term (paper, eq. 2).
+
+E_p(n) KL(q(z|n) || p(z))  =  KL(q(z,n) || q(z) p(n))          index-code mutual information
+                           +  KL(q(z) || prod_d q(z_d))        total correlation
+                           +  sum_d KL(q(z_d) || p(z_d))       dimension-wise KL
+"""
+
+from typing import NamedTuple
+
+import autograd.numpy as np
+
+from tcvae_ref import checks
+from tcvae_ref.gaussian import log_density, log_standard_normal
+from tcvae_ref.types import Array, ExpectedLogQzEstimator, Scalar
+
+
+class KLTerms(NamedTuple):
+    """The three terms of eq. 2, each a scalar in nats; their sum is the Monte-Carlo KL."""
+
+    mutual_information: Scalar
+    total_correlation: Scalar
+    dimension_wise_kl: Scalar
+
+
+def kl_terms(
+    z: Array, mu: Array, log_var: Array, dataset_size: int, expected_log_qz: ExpectedLogQzEstimator
+) -> KLTerms:
+    """Split the KL term with an estimate of log q(z) and log q(z_d) (paper, eq. 2).
+
+    MI   = mean_i [ log q(z_i|n_i) - log q(z_i) ]
+    TC   = mean_i [ log q(z_i) - sum_d log q(z_id) ]
+    DWKL = mean_i [ sum_d log q(z_id) - log p(z_i) ]
+
+    The sum telescopes to mean_i [ log q(z_i|n_i) - log p(z_i) ] for *any* estimate, right or wrong: that the
+    three add up proves nothing about the estimator.
+
+    Parameters
+    ----------
+    z, mu, log_var : (M, D)
+        z_i drawn from posterior i.
+    dataset_size : int
+        N.
+    expected_log_qz : function
+        One of `tcvae_ref.estimators.expected_log_qz_*`, or its equal.
+
+    Returns
+    -------
+    KLTerms
+        Nats. With a batch estimator TC and MI can be negative or exceed log N.
+
+    Raises
+    ------
+    InputError, TypeError
+        As the estimator does, or when z, mu and log_var are not of one shape.
+    """
+    checks.matrices("kl_terms", z=z, mu=mu, log_var=log_var)
+    M = len(z)
+    log_qz_given_n = np.sum(log_density(z, mu, log_var)) / M  # over samples i and dimensions d
+    log_pz = np.sum(log_standard_normal(z)) / M  # over samples i
+    log_qz, log_qz_marginals = expected_log_qz(z, mu, log_var, dataset_size)
+    return KLTerms(
+        mutual_information=log_qz_given_n - log_qz,
+        total_correlation=log_qz - log_qz_marginals,
+        dimension_wise_kl=log_qz_marginals - log_pz,
+    )

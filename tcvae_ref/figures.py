@@ -1,0 +1,220 @@
+"""Pictures of a trained model (paper, figures 3 to 7 show the like)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from tcvae_ref.checks import InputError
+from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.files import atomic_write
+from tcvae_ref.metrics import MIG
+from tcvae_ref.networks import Networks, decode
+from tcvae_ref.objectives import ElboTerms
+from tcvae_ref.types import Array
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class NotInstalled(InputError):
+    """matplotlib is missing."""
+
+
+INK = "#1f4e79"
+PALETTE = ("#0072b2", "#d55e00", "#009e73")  # distinguishable in every common form of colour blindness
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Make an empty figure, sizes in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise NotInstalled(
+            "figures: matplotlib is not installed; pip install 'tcvae-ref[experiments]' brings it"
+        ) from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a PNG at 150 dots per inch, atomically."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def _image_strip(axis: Any, images: Array, shape: tuple[int, int]) -> None:
+    """Draw images (n, pixels) side by side with a thin line between them."""
+    height, width = shape
+    strip = np.full((height, len(images) * (width + 1) - 1), 0.5)
+    for i, image in enumerate(images):
+        strip[:, i * (width + 1) : i * (width + 1) + width] = image.reshape(shape)
+    axis.imshow(strip, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="equal")
+    axis.set(xticks=[], yticks=[])
+
+
+def reconstructions(networks: Networks, data: FactorDataset, mu: Array, index: Sequence[int]) -> "Figure":
+    """Show inputs above what the decoder makes of their posterior means."""
+    n = list(index)
+    figure = _figure(1.0 + 0.85 * len(n), 2.3)
+    figure.suptitle("Inputs, and the decoder's image of their posterior means", fontsize=10)
+    top, bottom = figure.subplots(2, 1)
+    _image_strip(top, data.images.take(n), data.images.shape)
+    _image_strip(bottom, expit(decode(networks.decoder, mu[n].astype(np.float32))), data.images.shape)
+    top.set_ylabel("x", rotation=0, labelpad=12)
+    bottom.set_ylabel("p(x|mu)", rotation=0, labelpad=26)
+    return figure
+
+
+def traversals(
+    networks: Networks,
+    shape: tuple[int, int],
+    centre: Array,
+    kl: NDArray[np.float64],
+    labels: Sequence[str],
+    reach: float = 2.0,
+    steps: int = 11,
+) -> "Figure":
+    """Decode a code while one latent moves from -reach to reach; the most used latent first.
+
+    Parameters
+    ----------
+    networks : Networks
+    shape : (height, width)
+    centre : (D,)
+        The code the other latents keep: an input's posterior mean.
+    kl : (D,)
+        KL(q(z_d) || p(z_d)) or another measure of use, which orders the rows.
+    labels : D strings
+        What each row is called.
+    reach, steps : float, int
+    """
+    D = len(centre)
+    figure = _figure(1.6 + 0.72 * steps, 0.5 + 0.78 * D)
+    figure.suptitle(f"One latent moves from {-reach:g} to {reach:g}, the others stay", fontsize=10)
+    axes = np.atleast_1d(figure.subplots(D, 1))
+    for axis, d in zip(axes, np.argsort(kl)[::-1], strict=True):
+        z = np.tile(centre.astype(np.float32), (steps, 1))
+        z[:, d] = np.linspace(-reach, reach, steps)
+        _image_strip(axis, expit(decode(networks.decoder, z)), shape)
+        axis.set_ylabel(labels[d], rotation=0, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def training_curves(history: NDArray[np.float64], estimator: str) -> "Figure":
+    """Draw every ELBO term over the epochs, each epoch's mean.
+
+    Parameters
+    ----------
+    history : (epochs, 5)
+        In the order of `ElboTerms`.
+    estimator : str
+        The estimator the terms below the KL come from.
+    """
+    terms = ElboTerms(*history.T)
+    panels = [
+        ("ELBO", terms.reconstruction - terms.kl, ""),
+        ("reconstruction E[log p(x|z)]", terms.reconstruction, ""),
+        ("KL, closed form", terms.kl, ""),
+        ("index-code mutual information", terms.mutual_information, estimator),
+        ("total correlation", terms.total_correlation, estimator),
+        ("dimension-wise KL", terms.dimension_wise_kl, estimator),
+    ]
+    figure = _figure(9.0, 4.6)
+    axes = figure.subplots(2, 3, sharex=True).ravel()
+    epochs = np.arange(1, len(history) + 1)
+    for axis, (title, values, note) in zip(axes, panels, strict=True):
+        axis.plot(epochs, values, color=INK, linewidth=1.2)
+        axis.set_title(title + (f"\n({note} estimate)" if note else ""), fontsize=9)
+        late = values[len(values) // 20 :]  # the first epochs would flatten the rest of the curve
+        margin = 0.05 * float(np.ptp(late)) or 1.0
+        axis.set_ylim(float(late.min()) - margin, float(late.max()) + margin)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes[::3]:
+        axis.set_ylabel("nats", fontsize=8)
+    for axis in axes[3:]:
+        axis.set_xlabel("epoch", fontsize=8)
+    return figure
+
+
+def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float64]) -> "Figure":
+    """Draw the mean of z_d over each factor, one row for each latent (paper, figure 3).
+
+    Position is a map over (posX, posY) where both vary; every other factor is a curve, its band the standard
+    deviation of z_d over the rest of the data.
+    """
+    names = [factor.name for factor in data.factors]
+    varying = [k for k, factor in enumerate(data.factors) if factor.size > 1]
+    position = [names.index(name) for name in ("posX", "posY") if name in names and names.index(name) in varying]
+    curves = [k for k in varying if not (len(position) == 2 and k in position)]
+    columns = len(curves) + (len(position) == 2)
+    D = mu.shape[1]
+    figure = _figure(0.9 + 2.3 * columns, 0.6 + 1.45 * D)
+    axes = np.asarray(figure.subplots(D, columns, squeeze=False))
+    limit = float(np.quantile(np.abs(mu), 0.999)) or 1.0
+    for row, d in enumerate(np.argsort(kl)[::-1]):
+        cells = list(axes[row])
+        if len(position) == 2:
+            axis = cells.pop(0)
+            x, y = (data.classes[:, k].astype(np.int64) for k in position)
+            mean = _mean_by(mu[:, d], np.ravel_multi_index((y, x), [data.sizes[k] for k in position[::-1]]))
+            image = mean.reshape([data.sizes[k] for k in position[::-1]])
+            picture = axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+            axis.set(xticks=[], yticks=[], ylabel="posY")
+            if row == D - 1:
+                axis.set_xlabel("posX")
+                figure.colorbar(picture, ax=axes[:, 0], location="left", shrink=0.4, label="mean of z", pad=0.08)
+            if row == 0:
+                axis.set_title("position", fontsize=9)
+        for axis, k in zip(cells, curves, strict=True):
+            mean, square = (_mean_by(v, data.classes[:, k]) for v in (mu[:, d], mu[:, d] ** 2))
+            spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+            values = data.factors[k].values
+            axis.fill_between(values, mean - spread, mean + spread, color=PALETTE[0], alpha=0.2, linewidth=0)
+            axis.plot(values, mean, color=PALETTE[0], marker="o", markersize=2.5, linewidth=1.2)
+            axis.set_ylim(-1.15 * limit, 1.15 * limit)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+            if row == 0:
+                axis.set_title(names[k], fontsize=9)
+        axes[row, -1].annotate(
+            f"z_{d}\n{kl[d]:.2f} nats", (1.04, 0.5), xycoords="axes fraction", va="center", fontsize=8
+        )
+    return figure
+
+
+def _mean_by(values: Array, labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Mean of `values` within each label 0, 1, ..."""
+    return np.bincount(labels, values) / np.bincount(labels)
+
+
+def information_matrix(mig: MIG, factors: Sequence[str]) -> "Figure":
+    """Draw I(z_d; v_k) as a table in colours, with the gap of each factor below."""
+    D, K = mig.information.shape
+    figure = _figure(1.6 + 1.1 * K, 1.3 + 0.42 * D)
+    axis = figure.subplots()
+    picture = axis.imshow(mig.information, cmap="Blues", vmin=0.0, aspect="auto")
+    dark = 0.6 * float(mig.information.max())
+    for d in range(D):
+        for k in range(K):
+            value = mig.information[d, k]
+            axis.text(k, d, f"{value:.2f}", ha="center", va="center", color="w" if value > dark else "k", fontsize=8)
+    labels = [f"{name}\ngap {gap:.2f}" for name, gap in zip(factors, mig.gaps, strict=True)]
+    axis.set_xticks(range(K), labels, fontsize=8)
+    axis.set_yticks(range(D), [f"z_{d}" for d in range(D)], fontsize=8)
+    axis.set_title(f"I(z_d; v_k), nats. MIG {mig.score:.3f} ({mig.recipe})", fontsize=9)
+    figure.colorbar(picture, ax=axis)
+    return figure
+
+
+def mosaic(data: FactorDataset, index: Sequence[int], columns: int = 16) -> "Figure":
+    """Show some images of a data set, `columns` to a row."""
+    rows = [list(index[start : start + columns]) for start in range(0, len(index), columns)]
+    figure = _figure(0.5 * columns, 0.5 * len(rows) + 0.3)
+    figure.suptitle(f"{data.name}: {len(index)} of {len(data):,} images", fontsize=9)
+    for axis, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
+        _image_strip(axis, data.images.take(row), data.images.shape)
+    return figure

@@ -1,0 +1,175 @@
+"""Files that are whole or not there, and zip archives that are read without trust."""
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcvae_ref.checks import InputError
+
+_BLOCK = 1 << 22  # bytes read or written at a time
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes its name only when it is complete and on the disk.
+
+    A failure or a kill at any moment leaves what was at `path` before, or nothing. At most a file
+    `.NAME.partial` remains beside it, which the next write replaces.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; floats keep every digit, and nan or infinity is an error."""
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    InputError
+        The file is not a JSON object in UTF-8.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}); restore the file or start a new run") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}; a JSON object is needed")
+    return content
+
+
+class NpzReader:
+    """An npz archive whose arrays are read by name, without pickle, and only if their headers are honest.
+
+    Use as a context manager. Every failure is an InputError that names the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError) as error:
+            raise InputError(f"{path}: not a complete npz archive ({error}); copy or download it again") from None
+
+    def __enter__(self) -> "NpzReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._zip.close()
+
+    def require(self, *names: str) -> None:
+        """Require arrays of these names."""
+        held = {member.removesuffix(".npy") for member in self._zip.namelist()}
+        missing = [name for name in names if name not in held]
+        if missing:
+            raise InputError(
+                f"{self.path}: holds {', '.join(sorted(held)[:8]) or 'nothing'}; "
+                f"{', '.join(missing)} is missing: is it the right file?"
+            )
+
+    def blocks(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any], Iterator[NDArray[Any]]]:
+        """Shape and dtype of an array, and an iterator over blocks of whole rows along its first axis."""
+        with self._guarded(name):
+            info = self._zip.getinfo(f"{name}.npy")
+            file = self._zip.open(info)
+            shape, dtype, order, header = self._header(name, file)
+        rows = shape[0] if shape else 1
+        row_shape = shape[1:]
+        row_bytes = int(np.prod(row_shape, dtype=object)) * dtype.itemsize
+        if header + rows * row_bytes != info.file_size:
+            raise InputError(
+                f"{self.path}: {name} declares {shape} {dtype} and holds {info.file_size - header} bytes; "
+                "the file is damaged"
+            )
+        if order and len(shape) > 1:
+            raise InputError(f"{self.path}: {name} is in Fortran order; save numpy.ascontiguousarray of it")
+        step = max(1, _BLOCK // max(row_bytes, 1))
+
+        def read() -> Iterator[NDArray[Any]]:
+            with self._guarded(name), file:
+                for start in range(0, rows, step):
+                    count = min(step, rows - start)
+                    data = file.read(count * row_bytes)
+                    yield np.frombuffer(data, dtype).reshape(count, *row_shape)
+                file.read(1)  # the end of the member: here its checksum is compared
+
+        return shape, dtype, read()
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read a whole array."""
+        shape, dtype, blocks = self.blocks(name)
+        parts = list(blocks)
+        return (np.concatenate(parts) if parts else np.empty(0, dtype)).reshape(shape)
+
+    def _header(self, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, order, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, order, dtype = np.lib.format.read_array_header_2_0(file)
+        if dtype.hasobject:
+            raise InputError(f"{self.path}: {name} is a pickle, which is never loaded; save it as numbers")
+        return shape, dtype, order, file.tell()
+
+    @contextmanager
+    def _guarded(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except KeyError:
+            self.require(name)
+            raise
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
+            raise InputError(f"{self.path}: {name} is damaged ({error}); copy or download it again") from None
+
+
+class NpzWriter:
+    """An npz archive written block by block; use inside `atomic_write`."""
+
+    def __init__(self, file: IO[bytes], *, compressed: bool = False):
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED)
+
+    def __enter__(self) -> "NpzWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._zip.close()
+
+    def blocks(self, name: str, shape: tuple[int, ...], dtype: Any, blocks: Iterator[NDArray[Any]]) -> None:
+        """Write an array of `shape` that arrives in blocks along its first axis."""
+        with self._zip.open(f"{name}.npy", "w", force_zip64=True) as member:
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                "fortran_order": False,
+                "shape": shape,
+            }
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(np.ascontiguousarray(block, dtype=dtype).data)
+
+    def array(self, name: str, array: NDArray[Any]) -> None:
+        """Write a whole array."""
+        self.blocks(name, array.shape, array.dtype, iter([array.reshape(array.shape)]))

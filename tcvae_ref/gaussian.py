@@ -1,0 +1,126 @@
+"""The diagonal Gaussian posterior q(z|n) and the standard normal prior p(z).
+
+One parameterisation throughout: `mu` and `log_var`, the logarithm of the variance. Everything is in nats.
+Pairwise arrays are indexed [i, j, d]: sample i, posterior j, dimension d.
+"""
+
+import math
+
+import autograd.numpy as np
+
+from tcvae_ref import checks
+from tcvae_ref.types import Array
+
+LOG_2PI = math.log(2.0 * math.pi)  # a Python float: a NumPy one would turn float32 into float64
+
+
+def reparameterise(mu: Array, log_var: Array, eps: Array) -> Array:
+    """Draw from q(z|n): z = mu + exp(log_var / 2) * eps.
+
+    Source: the reparameterisation trick, Kingma & Welling 2014, section 2.4. The noise is an argument.
+
+    Parameters
+    ----------
+    mu, log_var, eps : (M, D)
+        Mean, log-variance, and standard normal noise.
+
+    Returns
+    -------
+    z : (M, D)
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes or dtypes differ, or an entry is not finite.
+    """
+    checks.matrices("reparameterise", mu=mu, log_var=log_var, eps=eps)
+    return mu + np.exp(0.5 * log_var) * eps
+
+
+def log_density(z: Array, mu: Array, log_var: Array) -> Array:
+    """Log-density of each coordinate under its own posterior, log q(z_id | n_i).
+
+    -1/2 [ (z - mu)^2 exp(-log_var) + log_var + log 2 pi ]. Sum over d for log q(z_i | n_i).
+
+    Parameters
+    ----------
+    z, mu, log_var : (M, D)
+
+    Returns
+    -------
+    log_density : (M, D), nats
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes or dtypes differ, or an entry is not finite.
+    """
+    checks.matrices("log_density", z=z, mu=mu, log_var=log_var)
+    return -0.5 * ((z - mu) ** 2 * np.exp(-log_var) + log_var + LOG_2PI)
+
+
+def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
+    """Log-density of every sample under every posterior, L_ijd = log N(z_id; mu_jd, exp(log_var_jd)).
+
+    Parameters
+    ----------
+    z : (S, D)
+        Samples.
+    mu, log_var : (N, D)
+        Posteriors.
+
+    Returns
+    -------
+    L : (S, N, D), nats
+        L[i, j, d] for sample i, posterior j, dimension d. The memory is S * N * D numbers.
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes or dtypes differ, or an entry is not finite.
+    """
+    checks.samples_and_posteriors("log_density_matrix", z, mu, log_var)
+    z_i, mu_j, log_var_j = z[:, None, :], mu[None, :, :], log_var[None, :, :]
+    return -0.5 * ((z_i - mu_j) ** 2 * np.exp(-log_var_j) + log_var_j + LOG_2PI)
+
+
+def log_standard_normal(z: Array) -> Array:
+    """Log-density of the prior, log p(z_i) = -1/2 sum_d [ z_id^2 + log 2 pi ].
+
+    Parameters
+    ----------
+    z : (M, D)
+
+    Returns
+    -------
+    log_pz : (M,), nats
+
+    Raises
+    ------
+    InputError, TypeError
+        z is not a finite (M, D) array.
+    """
+    checks.matrices("log_standard_normal", z=z)
+    return np.sum(-0.5 * (z**2 + LOG_2PI), axis=1)  # over dimensions d
+
+
+def kl_to_standard_normal(mu: Array, log_var: Array) -> Array:
+    """KL(q(z|n) || p(z)) in closed form, 1/2 sum_d [ mu^2 + exp(log_var) - 1 - log_var ].
+
+    Source: Kingma & Welling 2014, appendix B.
+
+    Parameters
+    ----------
+    mu, log_var : (M, D)
+
+    Returns
+    -------
+    kl : (M,), nats, never negative
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes or dtypes differ, or an entry is not finite.
+    """
+    checks.matrices("kl_to_standard_normal", mu=mu, log_var=log_var)
+    return 0.5 * np.sum(mu**2 + (np.expm1(log_var) - log_var), axis=1)  # over dimensions d

@@ -1,0 +1,79 @@
+"""The decoder's log-likelihood log p(x|z), summed over pixels."""
+
+from typing import Any
+
+import autograd.numpy as np
+import numpy
+from autograd.extend import defvjp, primitive
+from autograd.scipy.special import expit
+
+from tcvae_ref import checks
+from tcvae_ref.gaussian import log_density
+from tcvae_ref.types import Array
+
+
+@primitive  # type: ignore[untyped-decorator]
+def log_bernoulli(x: Array, logit: Array) -> Any:
+    """Log-probability of each pixel, x l - log(1 + exp(l)), as l (x - [l > 0]) - log(1 + exp(-|l|)).
+
+    The second form neither overflows nor subtracts two large numbers. It is a primitive with its own derivative,
+    x - sigmoid(l), because its two halves have none at l = 0.
+    """
+    tail = numpy.abs(logit)  # one buffer, reused: the array is as large as a batch of images
+    numpy.negative(tail, out=tail)
+    numpy.exp(tail, out=tail)
+    numpy.log1p(tail, out=tail)
+    return logit * (x - (logit > 0)) - tail
+
+
+defvjp(
+    log_bernoulli,
+    lambda ans, x, logit: lambda g: g * logit,
+    lambda ans, x, logit: lambda g: g * (x - expit(logit)),
+)
+
+
+def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
+    """Log-likelihood of binary pixels, log p(x|z) = sum_p [ x l - log(1 + exp(l)) ].
+
+    Equal to sum_p [ x log s + (1 - x) log(1 - s) ] with s = sigmoid(l), computed without rounding s.
+    Grey values in [0, 1] are accepted, as in the literature; then it is a negative cross entropy.
+
+    Parameters
+    ----------
+    x : (M, P)
+        Pixels in [0, 1].
+    logits : (M, P)
+        The decoder's output l.
+
+    Returns
+    -------
+    log_px : (M,), nats, never positive
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes or dtypes differ, an entry is not finite, or a pixel lies outside [0, 1].
+    """
+    checks.matrices("bernoulli_log_likelihood", x=x, logits=logits)
+    checks.unit_interval("bernoulli_log_likelihood", x=x)
+    return np.sum(log_bernoulli(x, logits), axis=1)  # over pixels p
+
+
+def gaussian_log_likelihood(x: Array, mean: Array, log_var: Array) -> Array:
+    """Log-likelihood of real-valued pixels, log p(x|z) = sum_p log N(x_p; mean_p, exp(log_var_p)).
+
+    Parameters
+    ----------
+    x, mean, log_var : (M, P)
+
+    Returns
+    -------
+    log_px : (M,), nats
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes or dtypes differ, or an entry is not finite.
+    """
+    return np.sum(log_density(x, mean, log_var), axis=1)  # over pixels p

@@ -1,0 +1,109 @@
+"""Fully connected encoder and decoder (paper, appendix D: the networks for dSprites).
+
+The paper's sizes are hidden=(1200, 1200) for the encoder and (1200, 1200, 1200) for the decoder, with D = 10.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import autograd.numpy as np
+import numpy
+
+from tcvae_ref import checks
+from tcvae_ref.types import Array, Layers
+
+
+class Networks(NamedTuple):
+    """The parameters of a variational autoencoder."""
+
+    encoder: Layers
+    """P pixels -> hidden layers -> 2 D numbers: mu, then log_var."""
+    decoder: Layers
+    """D numbers -> hidden layers -> P logits."""
+
+
+def layer_sizes(
+    pixels: int, encoder_hidden: Sequence[int], decoder_hidden: Sequence[int], D: int
+) -> tuple[list[int], list[int]]:
+    """Widths of all layers of the encoder and of the decoder, inputs and outputs included."""
+    return [pixels, *encoder_hidden, 2 * D], [D, *decoder_hidden, pixels]
+
+
+def initial_layers(sizes: Sequence[int], rng: numpy.random.Generator, dtype: str = "float32") -> Layers:
+    """Draw W and b uniformly from [-1, 1] / sqrt(inputs), as torch.nn.Linear does.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths [inputs, hidden ..., outputs].
+    rng : numpy.random.Generator
+        The source of every draw.
+    dtype : str
+        "float32" or "float64".
+
+    Returns
+    -------
+    layers : list of (W, b)
+        W : (inputs, outputs), b : (outputs,).
+
+    Raises
+    ------
+    InputError, TypeError
+        A width is not a positive whole number.
+    """
+    for width in sizes:
+        checks.whole_number("initial_layers", "layer width", width, 1)
+    layers = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        bound = 1.0 / math.sqrt(inputs)
+        W = rng.uniform(-bound, bound, (inputs, outputs)).astype(dtype)
+        b = rng.uniform(-bound, bound, outputs).astype(dtype)
+        layers.append((W, b))
+    return layers
+
+
+def relu(a: Array) -> Array:
+    """max(a, 0), with derivative 0 at 0; a product, since np.maximum's gradient turns float32 into float64."""
+    return a * (a > 0)
+
+
+def encode(encoder: Layers, x: Array) -> tuple[Array, Array]:
+    """Parameters of q(z|n): hidden layers with ReLU, the last layer linear and split in two.
+
+    Parameters
+    ----------
+    encoder : Layers
+    x : (M, P)
+
+    Returns
+    -------
+    mu, log_var : (M, D)
+    """
+    *hidden, (W, b) = encoder
+    h = x
+    for W_h, b_h in hidden:
+        h = relu(np.matmul(h, W_h) + b_h)
+    h = np.matmul(h, W) + b
+    D = len(b) // 2
+    return h[:, :D], h[:, D:]
+
+
+def decode(decoder: Layers, z: Array) -> Array:
+    """Bernoulli logits of p(x|z): hidden layers with tanh, the last layer linear.
+
+    Parameters
+    ----------
+    decoder : Layers
+    z : (M, D)
+
+    Returns
+    -------
+    logits : (M, P)
+    """
+    *hidden, (W, b) = decoder
+    h = z
+    for W_h, b_h in hidden:
+        h = np.tanh(np.matmul(h, W_h) + b_h)
+    return np.matmul(h, W) + b

@@ -1,0 +1,86 @@
+"""What is maximised: the ELBO and its reweightings (paper, eqs. 1, 2 and 4).
+
+An objective is a function of the ELBO's terms and its own weights. Training minimises its negative, the loss.
+"""
+
+from typing import NamedTuple
+
+import autograd.numpy as np
+
+from tcvae_ref.decomposition import kl_terms
+from tcvae_ref.gaussian import kl_to_standard_normal
+from tcvae_ref.types import Array, ExpectedLogQzEstimator, Scalar
+
+
+class ElboTerms(NamedTuple):
+    """The terms of the ELBO, each a batch mean in nats."""
+
+    reconstruction: Scalar
+    """E_q[log p(x|z)], one sample of z per input."""
+    kl: Scalar
+    """KL(q(z|n) || p(z)) in closed form."""
+    mutual_information: Scalar
+    total_correlation: Scalar
+    dimension_wise_kl: Scalar
+    """With the two above: the Monte-Carlo KL, split as in eq. 2."""
+
+
+def elbo_terms(
+    log_px: Array,
+    z: Array,
+    mu: Array,
+    log_var: Array,
+    dataset_size: int,
+    expected_log_qz: ExpectedLogQzEstimator,
+) -> ElboTerms:
+    """Compute every term an objective may weight.
+
+    Parameters
+    ----------
+    log_px : (M,)
+        log p(x_i|z_i), nats (`tcvae_ref.likelihood`).
+    z, mu, log_var : (M, D)
+        z_i drawn from posterior i.
+    dataset_size : int
+        N.
+    expected_log_qz : function
+        The estimator of log q(z): one of `tcvae_ref.estimators.expected_log_qz_*`, or its equal.
+
+    Returns
+    -------
+    ElboTerms
+        Scalars in nats.
+
+    Raises
+    ------
+    InputError, TypeError
+        As the estimator does.
+    """
+    M = len(z)
+    reconstruction = np.sum(log_px) / M  # over the batch
+    kl = np.sum(kl_to_standard_normal(mu, log_var)) / M  # over the batch
+    return ElboTerms(reconstruction, kl, *kl_terms(z, mu, log_var, dataset_size, expected_log_qz))
+
+
+def vae(terms: ElboTerms) -> Scalar:
+    """Evidence lower bound, E_q[log p(x|z)] - KL(q(z|n) || p(z)) (paper, eq. 1 with beta = 1)."""
+    return terms.reconstruction - terms.kl
+
+
+def beta_vae(terms: ElboTerms, beta: float) -> Scalar:
+    """beta-VAE objective, E_q[log p(x|z)] - beta KL(q(z|n) || p(z)) (paper, eq. 1; Higgins et al. 2017)."""
+    return terms.reconstruction - beta * terms.kl
+
+
+def beta_tcvae(terms: ElboTerms, beta: float, alpha: float = 1.0, gamma: float = 1.0) -> Scalar:
+    """beta-TCVAE objective, E_q[log p(x|z)] - alpha MI - beta TC - gamma DWKL (paper, eq. 4).
+
+    With alpha = beta = gamma = 1 it is the ELBO with the Monte-Carlo KL in place of the closed form; with
+    alpha = gamma = 1 that ELBO - (beta - 1) TC.
+    """
+    return (
+        terms.reconstruction
+        - alpha * terms.mutual_information
+        - beta * terms.total_correlation
+        - gamma * terms.dimension_wise_kl
+    )

@@ -1,0 +1,19 @@
+"""Training: settings, the loop, Adam, and runs that survive being killed."""
+
+from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state
+from tcvae_ref.training.loop import TrainingDiverged, TrainingState, initial_state, train
+from tcvae_ref.training.run import Run
+from tcvae_ref.training.settings import PRESETS, Settings
+
+__all__ = [
+    "PRESETS",
+    "AdamState",
+    "Run",
+    "Settings",
+    "TrainingDiverged",
+    "TrainingState",
+    "adam_step",
+    "initial_adam_state",
+    "initial_state",
+    "train",
+]

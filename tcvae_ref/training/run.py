@@ -1,0 +1,204 @@
+"""A run's folder: what was asked, where it stands, what came out.
+
+RUN/run.json        settings and data, written once at the start
+RUN/checkpoint.npz  parameters, Adam moments, history, and the step, replaced as a whole
+RUN/history.csv     the ELBO terms of every epoch, for other programs
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tcvae_ref
+from tcvae_ref.checks import InputError
+from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, read_json, write_json
+from tcvae_ref.objectives import ElboTerms
+from tcvae_ref.training.adam import AdamState
+from tcvae_ref.training.loop import TrainingState, initial_state
+from tcvae_ref.training.settings import Settings
+
+FORMAT = 1
+_SETTINGS, _CHECKPOINT, _HISTORY = "run.json", "checkpoint.npz", "history.csv"
+
+
+class DataSource(NamedTuple):
+    """Where a run's images come from: a grid by name or sizes, or a file."""
+
+    grid: str | tuple[int, ...] | None
+    file: str | None
+
+
+class Run(NamedTuple):
+    """A folder that holds one training run."""
+
+    folder: Path
+    settings: Settings
+    source: DataSource
+    data_digest: str
+    """SHA-256 of the images and classes."""
+
+    @classmethod
+    def create(cls, folder: Path, settings: Settings, source: DataSource, data: FactorDataset) -> "Run":
+        """Start a run in a folder that holds none.
+
+        Raises
+        ------
+        InputError
+            The folder already holds a run.
+        OSError
+            The folder cannot be written.
+        """
+        if (folder / _SETTINGS).exists() or (folder / _CHECKPOINT).exists():
+            raise InputError(f"{folder}: already holds a run; continue it with --resume, or choose another --out")
+        settings.check_batch(len(data))
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(folder, settings, source, digest(data))
+        run._write_settings()
+        return run
+
+    def _write_settings(self) -> None:
+        content = {
+            "format": FORMAT,
+            "tcvae_ref": tcvae_ref.__version__,
+            "settings": self.settings.to_json(),
+            "data": {**self.source._asdict(), "sha256": self.data_digest},
+        }
+        write_json(self.folder / _SETTINGS, content)
+
+    def extend(self, epochs: int) -> "Run":
+        """Raise the number of epochs."""
+        longer = self._replace(settings=dataclasses.replace(self.settings, epochs=epochs))
+        longer._write_settings()
+        return longer
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Open an existing run.
+
+        Raises
+        ------
+        InputError
+            The folder holds no run, or its run.json is damaged.
+        """
+        if not (folder / _SETTINGS).is_file():
+            raise InputError(f"{folder}: holds no run ({_SETTINGS} is missing); train one with --out {folder}")
+        content = read_json(folder / _SETTINGS)
+        if content.get("format") != FORMAT:
+            raise InputError(f"{folder / _SETTINGS}: format {content.get('format')!r}; this version reads {FORMAT}")
+        try:
+            settings = Settings.from_json(content["settings"])
+            data = content["data"]
+            grid = tuple(data["grid"]) if isinstance(data["grid"], list) else data["grid"]
+            return cls(folder, settings, DataSource(grid, data["file"]), data["sha256"])
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            raise InputError(f"{folder / _SETTINGS}: damaged ({error}); start a new run") from None
+
+    def check_data(self, data: FactorDataset) -> None:
+        """Require the data this run was started on."""
+        if digest(data) != self.data_digest:
+            raise InputError(
+                f"{self.folder}: {data.name} is not the data set this run was started on; restore that file"
+            )
+
+    def save(self, state: TrainingState) -> None:
+        """Replace the checkpoint and the history, each as a whole."""
+        position = {"format": FORMAT, "step": state.step, "arrays": len(state.parameters)}
+        with atomic_write(self.folder / _CHECKPOINT) as file, NpzWriter(file) as archive:
+            archive.array("position", np.frombuffer(json.dumps(position).encode(), np.uint8))
+            archive.array("epoch_sum", state.epoch_sum)
+            archive.array("history", state.history)
+            groups = {"parameter": state.parameters, "first": state.adam.first, "second": state.adam.second}
+            for name, arrays in groups.items():
+                for i, array in enumerate(arrays):
+                    archive.array(f"{name}_{i}", array)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["epoch", *ElboTerms._fields])
+        rows.writerows([epoch + 1, *map(repr, terms)] for epoch, terms in enumerate(state.history.tolist()))
+        with atomic_write(self.folder / _HISTORY) as file:
+            file.write(text.getvalue().encode())
+
+    def load(self, pixels: int) -> TrainingState:
+        """Read the checkpoint, or make the first state where there is none yet.
+
+        Raises
+        ------
+        InputError
+            The checkpoint is damaged, or belongs to networks of other sizes.
+        """
+        path = self.folder / _CHECKPOINT
+        fresh = initial_state(self.settings, pixels)
+        if not path.exists():
+            return fresh
+        with NpzReader(path) as archive:
+            archive.require("position", "epoch_sum", "history")
+            try:
+                position = json.loads(archive.array("position").tobytes())
+                step, arrays = int(position["step"]), int(position["arrays"])
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{path}: position is damaged; start a new run") from None
+            if arrays != len(fresh.parameters):
+                raise InputError(
+                    f"{path}: {arrays} parameter arrays; the settings in {_SETTINGS} make "
+                    f"{len(fresh.parameters)}: the checkpoint is of another architecture"
+                )
+            parameters, first, second = (
+                [_like(archive, f"{name}_{i}", fresh.parameters[i]) for i in range(arrays)]
+                for name in ("parameter", "first", "second")
+            )
+            epoch_sum = _like(archive, "epoch_sum", fresh.epoch_sum)
+            history = archive.array("history")
+        if step < 0 or history.ndim != 2 or history.shape[1] != len(ElboTerms._fields):
+            raise InputError(f"{path}: step {step} and history {history.shape} do not fit; start a new run")
+        return TrainingState(step, parameters, AdamState(first, second), epoch_sum, history)
+
+
+def _like(archive: NpzReader, name: str, expected: Any) -> Any:
+    """Read an array that must have the shape and dtype of `expected`."""
+    array = archive.array(name)
+    if array.shape != expected.shape or array.dtype != expected.dtype:
+        raise InputError(
+            f"{archive.path}: {name} is {array.dtype} {array.shape}; the settings in {_SETTINGS} need "
+            f"{expected.dtype} {expected.shape}: the checkpoint is of another architecture"
+        )
+    return array
+
+
+def digest(data: FactorDataset) -> str:
+    """SHA-256 of the images and their classes, hexadecimal."""
+    sha = hashlib.sha256(np.ascontiguousarray(data.images.rows).data)
+    sha.update(np.ascontiguousarray(data.classes).data)
+    return sha.hexdigest()
+
+
+class Saver:
+    """Saves a state now and then: often enough to lose little, so rarely that it costs at most 2 % of the time."""
+
+    def __init__(self, run: Run, least_seconds: float = 5.0):
+        self._run = run
+        self._least = least_seconds
+        self._due = time.monotonic() + least_seconds
+        self._saved: TrainingState | None = None
+
+    def __call__(self, state: TrainingState) -> None:
+        """Save if it is time."""
+        if time.monotonic() >= self._due:
+            self.now(state)
+
+    def now(self, state: TrainingState) -> None:
+        """Save, unless this very step is saved already."""
+        if self._saved is not None and self._saved.step == state.step:
+            return
+        start = time.monotonic()
+        self._run.save(state)
+        self._saved = state
+        end = time.monotonic()
+        self._due = end + max(self._least, 50.0 * (end - start))
