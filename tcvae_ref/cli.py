@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tcvae_ref import __version__, evaluation, figures
+from tcvae_ref import __version__, checks, evaluation, figures
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import GRIDS, FactorDataset, fidelity, grid, read_npz, render, write_npz
 from tcvae_ref.data.sprite_files import FIDELITY
@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("--grid", type=_grid, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
     images.add_argument("--data", metavar="FILE", help="an npz of the dSprites form, in place of a grid")
     training.add_argument("--preset", choices=PRESETS, help="settings to start from (default: hearts)")
+    training.add_argument(
+        "--save-every", type=float, default=5.0, metavar="S", help="least seconds between checkpoints (5)"
+    )
     group = training.add_argument_group("settings, each in place of the preset's (shown: hearts)")
     default = PRESETS["hearts"]
     group.add_argument("--objective", choices=OBJECTIVES, help=f"what is maximised ({default.objective})")
@@ -201,7 +204,7 @@ def _train(arguments: argparse.Namespace) -> int:
         f"{settings.epochs} epochs = {steps:,} steps, seed {settings.seed}"
         + (f"; continuing at step {state.step:,}" if state.step else "")
     )
-    save = Saver(run)
+    save = Saver(run, checks.real_number("train", "save_every", arguments.save_every, 0.0))
     with ExitStack() as stack:
         stop = stack.enter_context(_StopAtSignal())
         progress = stack.enter_context(Progress("training"))

@@ -24,7 +24,7 @@ import math
 
 import autograd.numpy as np
 import numpy
-from autograd.scipy.special import logsumexp
+from autograd.extend import defvjp, primitive
 
 from tcvae_ref import checks
 from tcvae_ref.gaussian import log_density_matrix
@@ -97,6 +97,24 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
     return numpy.log(w)
 
 
+# --- the weighted log-sum-exp --------------------------------------------------------------------------------
+
+
+@primitive  # type: ignore[untyped-decorator]
+def log_sum_exp(a: Array) -> Array:
+    """Log sum_j exp(a_ij...) over axis 1; the largest term is taken out, so that nothing overflows.
+
+    Its derivative is the softmax, exp(a - log_sum_exp(a)). A row of -inf gives -inf.
+    """
+    top = numpy.max(a, axis=1, keepdims=True)
+    top[top == -numpy.inf] = 0.0
+    with numpy.errstate(divide="ignore"):
+        return numpy.squeeze(top, axis=1) + numpy.log(numpy.sum(numpy.exp(a - top), axis=1))
+
+
+defvjp(log_sum_exp, lambda ans, a: lambda g: g[:, None] * np.exp(a - ans[:, None]))
+
+
 # --- log q(z_i) and log q(z_id) ----------------------------------------------------------------------------
 
 
@@ -104,8 +122,8 @@ def _weighted(z: Array, mu: Array, log_var: Array, log_w: Array | float) -> LogQ
     """Log sum_j w_ij q(z_i|n_j), jointly and for each dimension; log_w : (S, N) or one number."""
     L = log_density_matrix(z, mu, log_var)  # (S, N, D)
     w = numpy.asarray(log_w, dtype=L.dtype)
-    joint = logsumexp(np.sum(L, axis=2) + w, axis=1)  # product over d, then sum over posteriors j
-    marginals = logsumexp(L + w[..., None], axis=1)  # sum over posteriors j
+    joint = log_sum_exp(np.sum(L, axis=2) + w)  # product over d, then sum over posteriors j
+    marginals = log_sum_exp(L + w[..., None])  # sum over posteriors j
     return LogQz(joint, marginals)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import autograd.numpy as np
 import numpy
 from autograd.extend import defvjp, primitive
-from autograd.scipy.special import expit
 
 from tcvae_ref import checks
 from tcvae_ref.gaussian import log_density
@@ -17,7 +16,7 @@ def log_bernoulli(x: Array, logit: Array) -> Any:
     """Log-probability of each pixel, x l - log(1 + exp(l)), as l (x - [l > 0]) - log(1 + exp(-|l|)).
 
     The second form neither overflows nor subtracts two large numbers. It is a primitive with its own derivative,
-    x - sigmoid(l), because its two halves have none at l = 0.
+    x - sigmoid(l), because its two halves have none at l = 0; sigmoid(l) is the probability of x = 1.
     """
     tail = numpy.abs(logit)  # one buffer, reused: the array is as large as a batch of images
     numpy.negative(tail, out=tail)
@@ -29,7 +28,7 @@ def log_bernoulli(x: Array, logit: Array) -> Any:
 defvjp(
     log_bernoulli,
     lambda ans, x, logit: lambda g: g * logit,
-    lambda ans, x, logit: lambda g: g * (x - expit(logit)),
+    lambda ans, x, logit: lambda g: g * (x - np.exp(log_bernoulli(1.0, logit))),
 )
 
 

@@ -18,7 +18,7 @@ def expected_log_qz(name):
 
 
 def case(rng, estimator, dtype="float64", largest=(8, 4)):
-    """(z, mu, log_var, N): moderate scales mostly, one in four with tiny and huge variances and far-apart posteriors."""
+    """(z, mu, log_var, N): moderate scales mostly, one in four with extreme variances and far-apart posteriors."""
     M = int(rng.integers(2, largest[0] + 1))
     D = int(rng.integers(1, largest[1] + 1))
     N = M if estimator == "exact" else int(M + rng.integers(0, 10 ** int(rng.integers(1, 7))))
@@ -32,10 +32,10 @@ def case(rng, estimator, dtype="float64", largest=(8, 4)):
 
 
 @st.composite
-def batches(draw, least=2, largest=12):
+def batches(draw, least=2, largest=12, widest=6):
     """(z, mu, log_var, N) with M <= N, from one seed and a few integers, so that they shrink to small batches."""
     M = draw(st.integers(least, largest))
-    D = draw(st.integers(1, 6))
+    D = draw(st.integers(1, widest))
     N = draw(st.integers(M, 10_000))
     scale = draw(st.sampled_from([1.0, 0.1, 5.0]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))

@@ -3,16 +3,16 @@
 import itertools
 import math
 
+import naive
 import numpy as np
+import problems
 import pytest
 from autograd import grad
 from autograd import numpy as anp
 from autograd.test_util import check_grads
 from hypothesis import given, settings
-
-import naive
-import problems
 from problems import ALL, BATCH, batches, expected_log_qz, log_qz
+
 from tcvae_ref import checks, kl_terms
 from tcvae_ref.estimators import log_weights_mss, log_weights_mws, log_weights_symmetric_mss
 from tcvae_ref.gaussian import log_density, log_density_matrix
@@ -265,7 +265,9 @@ class TestSpecialCases:
     def test_symmetric_mss_is_exact_when_the_batch_is_the_data(self, case):
         z, mu, log_var, _ = case
         M = len(z)
-        for got, exact in zip(log_qz("symmetric_mss")(z, mu, log_var, M), log_qz("exact")(z, mu, log_var, M), strict=True):
+        for got, exact in zip(
+            log_qz("symmetric_mss")(z, mu, log_var, M), log_qz("exact")(z, mu, log_var, M), strict=True
+        ):
             np.testing.assert_allclose(got, exact, rtol=1e-12, atol=1e-12)
 
     def test_mss_is_not(self):

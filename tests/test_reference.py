@@ -1,18 +1,18 @@
-"""The rest of the reference: densities, likelihoods, decomposition, objectives, networks, against loops and identities."""
+"""The rest of the reference, against loops and identities."""
 
 import math
 
+import naive
 import numpy as np
 import pytest
 from autograd import grad
 from autograd import numpy as anp
 from autograd.test_util import check_grads
 from hypothesis import given
+from problems import batches, expected_log_qz
 from scipy import stats
 from scipy.special import expit
 
-import naive
-from problems import batches, expected_log_qz
 from tcvae_ref import (
     ElboTerms,
     InputError,
@@ -122,7 +122,9 @@ class TestLikelihood:
 
 
 class TestObjectives:
-    TERMS = ElboTerms(reconstruction=-50.0, kl=8.0, mutual_information=5.0, total_correlation=2.0, dimension_wise_kl=1.5)
+    TERMS = ElboTerms(
+        reconstruction=-50.0, kl=8.0, mutual_information=5.0, total_correlation=2.0, dimension_wise_kl=1.5
+    )
 
     def test_formulas(self):
         assert vae(self.TERMS) == -58.0
@@ -139,9 +141,7 @@ class TestObjectives:
         np.testing.assert_allclose(beta_tcvae(terms, 1.0), log_px.mean() - kl, rtol=1e-10, atol=1e-8)
         np.testing.assert_allclose(vae(terms), log_px.mean() - kl_to_standard_normal(mu, log_var).mean(), rtol=1e-10)
         elbo = beta_tcvae(terms, 1.0)
-        np.testing.assert_allclose(
-            beta_tcvae(terms, 6.0), elbo - 5.0 * terms.total_correlation, rtol=1e-10, atol=1e-8
-        )
+        np.testing.assert_allclose(beta_tcvae(terms, 6.0), elbo - 5.0 * terms.total_correlation, rtol=1e-10, atol=1e-8)
 
 
 class TestNetworks:

@@ -1,15 +1,15 @@
 """The last word: every estimator against rigorous enclosures, values and gradients, at 1e-14 of the conditioned scale.
 
 The scale of a value is |y| + sum_j p_ij A_ij, where A_ij adds up the absolute terms of one pairwise log-density: what
-any evaluation in floating point must round. The scale of a gradient adds the same amplification for each softmax weight.
+any evaluation in floating point must round. The scale of a gradient adds that amplification to each
+softmax weight.
 """
 
 import numpy as np
+import problems
 import pytest
 from autograd import grad
 from autograd import numpy as anp
-
-import problems
 from truth import truth
 
 CASES = 1000

@@ -1,5 +1,6 @@
 """Data sets that know how they were generated: images with the factors behind each of them."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ class Factor(NamedTuple):
         return len(self.values)
 
 
-class FactorGrid(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FactorGrid:
     """Every combination of some factors' values, the last factor varying fastest (C order)."""
 
     factors: tuple[Factor, ...]
@@ -80,7 +82,8 @@ class PackedImages:
         return np.unpackbits(self.rows[index], axis=-1).astype(dtype)
 
 
-class FactorDataset(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class FactorDataset:
     """Images, and for each of them the class of every factor."""
 
     name: str

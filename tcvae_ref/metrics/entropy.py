@@ -19,7 +19,7 @@ from tcvae_ref.types import Array
 REACH = 9.0
 """Components are evaluated within this many sigma: the mass left out is 2e-19."""
 FIRST_STEP = 0.5
-"""The coarsest step, in units of the smallest sigma."""
+"""The coarsest step, in units of the smallest sigma (rounded down to a power of two)."""
 LARGEST_GRID = 2**26
 """Densities held at once, over all groups: 512 MB."""
 _BLOCK = 2**21  # densities evaluated at a time
@@ -66,7 +66,7 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
     if labels.ndim != 2 or len(labels) != len(mu):
         raise InputError(f"mixture_entropies: labels are {labels.shape}; (N, K) with N={len(mu)} is needed")
     mu, sigma = mu.astype(np.float64), np.exp(0.5 * log_var.astype(np.float64))
-    step = FIRST_STEP * float(sigma.min())
+    step = 2.0 ** math.floor(math.log2(FIRST_STEP * float(sigma.min())))  # a power of two: grid points are exact
     while True:
         fine, coarse = _trapezoid_entropies(mu, sigma, labels, step)
         change = fine - coarse
@@ -80,7 +80,7 @@ def _trapezoid_entropies(
     mu: Array, sigma: Array, labels: NDArray[np.integer], step: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[H(z), H(z|v_1), ..., H(z|v_K)] with this step, and with every second point of the same grid."""
-    start = float(np.min(mu - REACH * sigma))
+    start = step * math.floor(float(np.min(mu - REACH * sigma)) / step)
     spread = float(np.max(mu + REACH * sigma)) - start
     window = math.floor(2.0 * REACH * float(sigma.max()) / step) + 1
     points = math.ceil(spread / step) + 1 + window  # a block's windows are as long as its widest: room for them

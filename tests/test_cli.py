@@ -1,0 +1,266 @@
+"""The command line as a person uses it: whole runs, and every mistake answered in one line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tcvae_ref import cli
+from tcvae_ref.evaluation import scored_factors
+from tcvae_ref.training import Run
+
+TINY = ["--grid", "1x2x1x6x6", "--encoder", "16", "--decoder", "16", "--latent", "3", "--batch", "16", "--epochs", "3"]
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run("train", "--out", folder, *TINY) == 0
+    return folder
+
+
+def copy(trained, tmp_path):
+    """A run that a test may spoil."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("run.json", "checkpoint.npz", "history.csv"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    return folder
+
+
+class TestTrainAndEvaluate:
+    def test_from_images_to_numbers_and_pictures(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        assert run("evaluate", folder, "--json", tmp_path / "numbers.json", "--samples", 500) == 0
+        shown = capsys.readouterr().out
+        for word in ("E[log p(x|z)]", "total correlation", "dimension-wise KL", "ELBO", "MIG", "gap / H(v_k)", "z_2"):
+            assert word in shown
+        assert "factors not scored: shape, orientation" in shown
+        numbers = json.loads((tmp_path / "numbers.json").read_text())
+        parts = [numbers[k]["value"] for k in ("mutual_information", "total_correlation", "dimension_wise_kl")]
+        assert sum(parts) == pytest.approx(numbers["kl_monte_carlo"]["value"], rel=1e-12)
+        assert numbers["elbo"] == pytest.approx(numbers["reconstruction"]["value"] - numbers["kl_analytic"], rel=1e-12)
+        assert np.shape(numbers["mig"]["information"]) == (3, 3)
+        assert numbers["mig"]["factors"] == ["scale", "posX", "posY"]
+        assert numbers["mig"]["recipe"] == "quadrature"
+        assert numbers["run"]["beta"] == 6.0
+        pictures = sorted(p.name for p in (folder / "figures").iterdir())
+        assert pictures == ["information.png", "latents.png", "reconstructions.png", "training.png", "traversals.png"]
+        assert all((folder / "figures" / p).read_bytes().startswith(b"\x89PNG") for p in pictures)
+
+    def test_the_same_seed_gives_the_same_numbers(self, trained, tmp_path):
+        files = [tmp_path / f"{i}.json" for i in range(3)]
+        for path, seed in zip(files, (0, 0, 1), strict=True):
+            run("evaluate", trained, "--json", path, "--samples", 100, "--seed", seed, "--no-figures")
+        one, same, other = (json.loads(path.read_text()) for path in files)
+        assert one == same
+        assert one["mutual_information"] != other["mutual_information"]
+        assert one["mig"] == other["mig"]
+
+    def test_chosen_factors(self, trained, tmp_path, capsys):
+        path = tmp_path / "a.json"
+        assert (
+            run("evaluate", trained, "--json", path, "--samples", 100, "--factors", "posY,scale", "--no-figures") == 0
+        )
+        assert json.loads(path.read_text())["mig"]["factors"] == ["posY", "scale"]
+        assert run("evaluate", trained, "--json", path, "--factors", "posZ") == 2
+        assert "did you mean 'pos" in capsys.readouterr().err
+
+    def test_more_epochs(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        assert run("train", "--resume", folder, "--epochs", 4) == 0
+        assert "continuing at step 12" in capsys.readouterr().out
+        assert Run.open(folder).load(4096).step == 16
+        assert run("train", "--resume", folder) == 0
+
+    def test_figures_alone(self, trained, tmp_path):
+        assert run("figures", trained, "--out", tmp_path / "pictures") == 0
+        assert (tmp_path / "pictures" / "traversals.png").exists()
+        assert run("figures", trained, "--out", tmp_path / "pictures", "--image", 72) == 2
+
+    def test_without_matplotlib_the_numbers_remain(self, trained, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        assert run("evaluate", trained, "--samples", 100, "--json", tmp_path / "a.json") == 0
+        assert "pip install 'tcvae-ref[experiments]'" in capsys.readouterr().out
+        assert run("figures", trained) == 2
+
+    def test_every_objective_and_estimator_trains(self, tmp_path):
+        for i, extra in enumerate(
+            (
+                ["--objective", "vae"],
+                ["--objective", "beta-vae", "--beta", 4],
+                ["--estimator", "symmetric-mss"],
+                ["--estimator", "minibatch", "--beta-warm-up", 5, "--alpha", 0.5, "--gamma", 2],
+            )
+        ):
+            assert run("train", "--out", tmp_path / str(i), *TINY, *extra) == 0
+
+
+class TestData:
+    def test_render_verify_show_and_train_on_a_file(self, tmp_path, capsys):
+        path = tmp_path / "sprites.npz"
+        assert run("data", "render", "--grid", "1x2x1x6x6", "--out", path) == 0
+        assert "72 images (1 shape x 2 scale x 1 orientation x 6 posX x 6 posY)" in capsys.readouterr().out
+        assert run("data", "verify", path) == 0
+        assert "72 of 72 images identical (100.000 %)" in capsys.readouterr().out
+        assert run("data", "show", "--data", path, "--out", tmp_path / "a.png") == 0
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+        rest = TINY[2:]
+        assert run("train", "--out", tmp_path / "run", "--data", path, *rest) == 0
+        assert run("evaluate", tmp_path / "run", "--samples", 100, "--no-figures") == 0
+        run("data", "render", "--grid", "1x2x1x6x5", "--out", path)
+        capsys.readouterr()
+        assert run("evaluate", tmp_path / "run") == 2
+        assert "not the data set this run was started on" in capsys.readouterr().err
+
+    def test_verify_fails_below_the_required_share(self, tmp_path, capsys):
+        path = tmp_path / "sprites.npz"
+        run("data", "render", "--grid", "1x2x1x6x6", "--out", path)
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["imgs"][3, 0, 0] = 1
+        np.savez(path, **arrays)
+        assert run("data", "verify", path) == 1
+        assert "1 images differ in 1 of 4096 pixels" in capsys.readouterr().out
+
+
+class TestMistakes:
+    """One clear line on standard error, exit status 2, and nothing written."""
+
+    def refused(self, capsys, match, *arguments, status=2):
+        assert run(*arguments) == status
+        captured = capsys.readouterr()
+        lines = captured.err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("tcvae-ref: ")
+        assert match in lines[0]
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            (["--grid", "1x2x1x6"], "5 are needed"),
+            (["--grid", "9x2x1x6x6"], "there are square, ellipse, heart"),
+            (["--batch", "4000"], "exceeds the data set's 1536 inputs"),
+            (["--batch", "1", "--estimator", "mss"], "batch - 1"),
+            (["--beta", "-3"], "at least 0"),
+            (["--latent", "0"], "at least 1"),
+            (["--learning-rate", "nan"], "finite"),
+            (["--encoder", "0"], "encoder width"),
+            (["--data", "/nowhere/a.npz"], "/nowhere/a.npz: No such file"),
+            (["--save-every", "-1"], "save_every"),
+        ],
+    )
+    def test_settings(self, tmp_path, capsys, options, match):
+        self.refused(capsys, match, "train", "--out", tmp_path / "run", *options)
+        assert not (tmp_path / "run" / "checkpoint.npz").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            (["--objective", "beta-tcva"], "invalid choice"),
+            (["--grid", "harts"], "neither one of hearts"),
+            (["--encoder", "a,b"], "not a list of widths"),
+            ([], "one of the arguments --out --resume is required"),
+        ],
+    )
+    def test_words_the_parser_refuses(self, capsys, options, match):
+        with pytest.raises(SystemExit) as stop:
+            run("train", *options)
+        assert stop.value.code == 2
+        assert match in capsys.readouterr().err
+
+    def test_a_run_that_exists_is_not_overwritten(self, trained, capsys):
+        before = (trained / "checkpoint.npz").read_bytes()
+        self.refused(capsys, "continue it with --resume", "train", "--out", trained, *TINY)
+        assert (trained / "checkpoint.npz").read_bytes() == before
+
+    def test_a_run_is_continued_as_it_is(self, trained, capsys):
+        self.refused(
+            capsys, "--latent 4 does not fit this run, which has 3", "train", "--resume", trained, "--latent", 4
+        )
+        self.refused(capsys, "--epochs 1 does not fit", "train", "--resume", trained, "--epochs", 1)
+
+    def test_folders_without_a_run(self, tmp_path, capsys):
+        for command in (["evaluate"], ["figures"], ["train", "--resume"]):
+            self.refused(capsys, "holds no run", *command, tmp_path)
+
+    def test_a_run_without_a_step(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        (folder / "checkpoint.npz").unlink()
+        self.refused(capsys, "nothing is trained yet", "evaluate", folder)
+
+    def test_a_checkpoint_of_another_architecture(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        settings = json.loads((folder / "run.json").read_text())
+        settings["settings"]["encoder"] = [8]
+        (folder / "run.json").write_text(json.dumps(settings))
+        self.refused(capsys, "the checkpoint is of another architecture", "evaluate", folder)
+        self.refused(capsys, "the checkpoint is of another architecture", "train", "--resume", folder)
+
+    def test_damaged_files(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        whole = (folder / "checkpoint.npz").read_bytes()
+        (folder / "checkpoint.npz").write_bytes(whole[:1000])
+        self.refused(capsys, "not a complete npz archive", "train", "--resume", folder)
+        np.savez(folder / "checkpoint.npz", a=np.zeros(3))
+        self.refused(capsys, "position, epoch_sum, history is missing", "evaluate", folder)
+        (tmp_path / "empty.npz").write_bytes(b"")
+        self.refused(capsys, "not a complete npz archive", "data", "verify", tmp_path / "empty.npz")
+        self.refused(
+            capsys, "not a complete npz archive", "train", "--out", tmp_path / "b", "--data", tmp_path / "empty.npz"
+        )
+        assert not (tmp_path / "b").exists()
+
+    def test_unwritable_output(self, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        self.refused(capsys, "file", "train", "--out", tmp_path / "file" / "run", *TINY)
+        self.refused(capsys, "No such file", "data", "render", "--out", tmp_path / "no" / "a.npz")
+
+    def test_a_full_disk(self, tmp_path):
+        """The kernel stops the write; one line, exit status 1, no half-written file, and the run can go on."""
+        code = (
+            "import resource, sys; from tcvae_ref.cli import main\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))\n"
+            "sys.exit(main(sys.argv[1:]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "train", "--out", tmp_path / "run", *TINY], capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert done.stderr.strip().splitlines() == ["tcvae-ref: File too large; what was saved before is intact"]
+        assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["run.json"]
+        assert run("train", "--resume", tmp_path / "run") == 0
+
+    def test_divergence(self, tmp_path, capsys):
+        self.refused(
+            capsys,
+            "training diverged at step",
+            "train",
+            "--out",
+            tmp_path / "run",
+            *TINY,
+            "--learning-rate",
+            1e30,
+            status=1,
+        )
+
+    def test_help_of_every_command(self, capsys):
+        for command in ("", "train", "evaluate", "figures", "data", "data render", "data verify", "data show"):
+            with pytest.raises(SystemExit) as stop:
+                run(*command.split(), "--help")
+            assert stop.value.code == 0
+        assert "exit status" in capsys.readouterr().out
+
+
+def test_factors_left_out_by_default():
+    from tcvae_ref.data import grid, render
+
+    data = render(grid((3, 2, 2, 2, 1)))
+    assert [data.factors[k].name for k in scored_factors(data)] == ["scale", "orientation", "posX"]
+    assert [data.factors[k].name for k in scored_factors(data, ["shape"])] == ["shape"]

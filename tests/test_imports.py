@@ -1,0 +1,80 @@
+"""The doors: what may import what, and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tcvae_ref
+
+PACKAGE = Path(tcvae_ref.__file__).parent
+REFERENCE = ("gaussian", "likelihood", "estimators", "decomposition", "objectives", "networks", "checks", "types")
+ROOMS = {
+    "data": {"checks", "files"},
+    "metrics": {*REFERENCE},
+    "training": {*REFERENCE, "data", "files"},
+}
+HEAVY = ("numba", "torch", "jax", "matplotlib", "hypothesis", "tcvae_kernels", "rich", "sklearn", "PIL")
+
+
+def imports(path):
+    """(top-level name, full name) of everything a file imports, at any depth of the code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module == "tcvae_ref":
+                yield from (f"tcvae_ref.{alias.name}" for alias in node.names)
+
+
+def outside(path):
+    """Imported top-level packages that are neither ours nor the standard library's."""
+    tops = {name.split(".")[0] for name in imports(path)}
+    return tops - set(sys.stdlib_module_names) - {"tcvae_ref"}
+
+
+def inside(path):
+    """Our modules and rooms that a file imports."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("tcvae_ref.")}
+
+
+@pytest.mark.parametrize("module", REFERENCE)
+def test_the_reference_stands_alone(module):
+    path = PACKAGE / f"{module}.py"
+    assert outside(path) <= {"numpy", "scipy", "autograd"}
+    assert inside(path) <= set(REFERENCE)
+
+
+@pytest.mark.parametrize(("room", "path"), [(r, p) for r in ROOMS for p in sorted((PACKAGE / r).glob("*.py"))])
+def test_rooms_use_the_reference_and_their_neighbours_below(room, path):
+    assert outside(path) <= {"numpy", "scipy", "autograd"}
+    allowed = ROOMS[room] | {room, "__version__"}
+    assert inside(path) <= allowed, inside(path) - allowed
+
+
+def test_only_the_command_line_puts_things_together():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name not in ("cli.py",):
+            assert "cli" not in inside(path), path
+
+
+def test_the_naive_twin_imports_the_standard_library_only():
+    path = Path(__file__).with_name("naive.py")
+    assert not outside(path)
+    assert not inside(path)
+
+
+def test_import_brings_nothing_heavy():
+    code = f"import sys, tcvae_ref; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_package_is_typed_and_licensed():
+    assert (PACKAGE / "py.typed").exists()
+    assert "MIT License" in (PACKAGE / "LICENSE").read_text()
+    assert set(tcvae_ref.__all__) <= set(dir(tcvae_ref))
