@@ -92,14 +92,14 @@ def traversals(
     reach, steps : float, int
     """
     D = len(centre)
-    figure = _figure(1.6 + 0.72 * steps, 0.5 + 0.78 * D)
+    figure = _figure(0.2 + 0.72 * steps, 0.5 + 0.95 * D)
     figure.suptitle(f"One latent moves from {-reach:g} to {reach:g}, the others stay", fontsize=10)
     axes = np.atleast_1d(figure.subplots(D, 1))
     for axis, d in zip(axes, np.argsort(kl)[::-1], strict=True):
         z = np.tile(centre.astype(np.float32), (steps, 1))
         z[:, d] = np.linspace(-reach, reach, steps)
         _image_strip(axis, expit(decode(networks.decoder, z)), shape)
-        axis.set_ylabel(labels[d], rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_title(labels[d], loc="left", fontsize=8, pad=2)
     return figure
 
 
@@ -166,7 +166,7 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             axis.set(xticks=[], yticks=[], ylabel="posY")
             if row == D - 1:
                 axis.set_xlabel("posX")
-                figure.colorbar(picture, ax=axes[:, 0], location="left", shrink=0.4, label="mean of z", pad=0.08)
+                figure.colorbar(picture, ax=axes[:, 0], location="bottom", shrink=0.9, label="mean of z_d")
             if row == 0:
                 axis.set_title("position", fontsize=9)
         for axis, k in zip(cells, curves, strict=True):
