@@ -32,7 +32,7 @@ def layer_sizes(
 
 
 def initial_layers(sizes: Sequence[int], rng: numpy.random.Generator, dtype: str = "float32") -> Layers:
-    """Draw W and b uniformly from [-1, 1] / sqrt(inputs), as torch.nn.Linear does.
+    """Draw W from N(0, 2 / inputs), with b = 0 (He et al. 2015, eq. 10: made for ReLU).
 
     Parameters
     ----------
@@ -57,10 +57,8 @@ def initial_layers(sizes: Sequence[int], rng: numpy.random.Generator, dtype: str
         checks.whole_number("initial_layers", "layer width", width, 1)
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
-        bound = 1.0 / math.sqrt(inputs)
-        W = rng.uniform(-bound, bound, (inputs, outputs)).astype(dtype)
-        b = rng.uniform(-bound, bound, outputs).astype(dtype)
-        layers.append((W, b))
+        W = math.sqrt(2.0 / inputs) * rng.standard_normal((inputs, outputs))
+        layers.append((W.astype(dtype), numpy.zeros(outputs, dtype)))
     return layers
 
 

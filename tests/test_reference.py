@@ -164,11 +164,12 @@ class TestNetworks:
         hidden = np.array([[math.tanh(math.fsum(mu[i] * V1[:, h]) + c1[h]) for h in range(4)] for i in range(2)])
         np.testing.assert_allclose(decode(decoder, mu), hidden @ V2 + c2, rtol=1e-12)
 
-    def test_initial_layers_stay_within_their_bound_and_repeat_with_the_seed(self):
-        first, second = (initial_layers([100, 7], np.random.default_rng(0)) for _ in range(2))
+    def test_initial_layers_have_their_spread_and_repeat_with_the_seed(self):
+        first, second = (initial_layers([200, 300], np.random.default_rng(0)) for _ in range(2))
         (W, b), (W2, _) = first[0], second[0]
         assert W.dtype == b.dtype == np.float32
-        assert 0.09 < np.abs(W).max() <= 0.1
+        assert W.std() == pytest.approx(0.1, rel=0.02)
+        assert not b.any()
         np.testing.assert_array_equal(W, W2)
 
     def test_relu_keeps_float32_gradients(self):

@@ -1,0 +1,70 @@
+"""The guides tell the truth: Python blocks run and print what stands below them, commands and links exist."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tcvae_ref import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDES = [
+    ROOT / "README.md",
+    ROOT / "tcvae_ref" / "README.md",
+    ROOT / "tests" / "README.md",
+    ROOT / "kernels" / "README.md",
+]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path):
+    """[(language, text)] of the fenced blocks."""
+    return [(m[1], m[2]) for m in BLOCK.finditer(path.read_text())]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_blocks_run_and_print_what_follows(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, scope = blocks(path), {}
+    for (language, text), (after, expected) in zip(found, [*found[1:], ("end", "")], strict=True):
+        if language != "python":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(text, str(path), "exec"), scope)
+        if after == "":
+            assert printed.getvalue() == expected
+        else:
+            assert not printed.getvalue()
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_are_accepted_by_the_parser(path):
+    lines = [line for language, text in blocks(path) if language == "bash" for line in text.splitlines()]
+    for line in lines:
+        for command in re.split(r"&&|\n", line):
+            words = shlex.split(command, comments=True)
+            if words and words[0].endswith("tcvae-ref"):
+                cli._parser().parse_args(words[1:])
+            elif words and words[0].endswith("python") and words[1].endswith(".py"):
+                assert (ROOT / words[1]).is_file(), words[1]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+    for name in re.findall(r"`(tests/[\w/]+\.py)", path.read_text()):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_map_names_functions_that_exist():
+    text = (ROOT / "tcvae_ref" / "README.md").read_text()
+    names = re.findall(r"\[`(\w+)\.(\w+)`\]\((\w+)\.py\)", text)
+    assert len(names) >= 14
+    for module, function, file in names:
+        assert module == file
+        assert hasattr(__import__(f"tcvae_ref.{module}", fromlist=[function]), function), function
