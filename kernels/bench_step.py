@@ -10,16 +10,13 @@ them, because one library's spinning threads slow the other down. Their losses a
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import time
 
-import autograd
 import numpy as np
-import scipy
 import torch
 from autograd.differential_operators import grad_and_aux
+from machine import describe
 
 from tcvae_ref.data import grid, render
 from tcvae_ref.training import PRESETS, adam_step, initial_state
@@ -126,10 +123,8 @@ def main():
     if not math.isclose(*losses, rel_tol=1e-5):
         raise SystemExit(f"the losses differ: {losses}; nothing is timed")
     result = measure(steps, arguments.rounds)
-    versions = {m.__name__: m.__version__ for m in (np, scipy, torch)} | {"python": platform.python_version()}
-    versions["autograd"] = getattr(autograd, "__version__", "?")
-    machine = f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} PyTorch threads"
-    print(f"{machine}; " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    machine = describe("numpy", "autograd", "torch") + f"; {torch.get_num_threads()} PyTorch threads"
+    print(machine)
     widths = f"{settings.encoder} / {settings.decoder}, D {settings.latent}, batch {arguments.batch}, float32"
     print(f"one training step, {widths}; losses {losses[0]:.3f} and {losses[1]:.3f}\n")
     print("| step | median ms | min | max | ratio to PyTorch |\n|---|---|---|---|---|")
@@ -138,15 +133,7 @@ def main():
         print(f"| {name} | {median:.1f} | {low:.1f} | {high:.1f} | {median / base:.2f} |")
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"machine": machine, "versions": versions, "networks": widths, "ms": result}, file, indent=2)
-
-
-def _cpu():
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+            json.dump({"machine": machine, "networks": widths, "ms": result}, file, indent=2)
 
 
 if __name__ == "__main__":

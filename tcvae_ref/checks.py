@@ -78,6 +78,16 @@ def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> N
         )
 
 
+def one_per_row(where: str, rows: int, **named: Array) -> None:
+    """Require finite arrays with one number for each of `rows` samples."""
+    arrays(where, **named)
+    for name, array in named.items():
+        if tuple(array.shape) != (rows,):
+            raise InputError(
+                f"{where}: {name} has shape {tuple(array.shape)}; ({rows},) is needed, one number for each sample"
+            )
+
+
 def unit_interval(where: str, **named: Array) -> None:
     """Require entries between 0 and 1."""
     for name, array in named.items():
@@ -88,8 +98,8 @@ def unit_interval(where: str, **named: Array) -> None:
             )
 
 
-def whole_number(where: str, name: str, value: Any, least: int) -> int:
-    """Require an integer of at least `least`; a float or a bool is not one."""
+def whole_number(where: str, name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Require an integer from `least` to `most`, and return it as Python's; a float or a bool is not one."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -98,6 +108,8 @@ def whole_number(where: str, name: str, value: Any, least: int) -> int:
         raise TypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a whole number is needed")
     if number < least:
         raise InputError(f"{where}: {name}={number} is too small; it must be at least {least}")
+    if most is not None and number > most:
+        raise InputError(f"{where}: {name}={number} is too large; it must be at most {most}")
     return number
 
 
@@ -105,16 +117,20 @@ def real_number(where: str, name: str, value: Any, least: float = -math.inf, *, 
     """Require a finite real number, at least `least` (or strictly above it)."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a number is needed")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or number < least or (above and number == least):
         rule = "finite" if least == -math.inf else f"finite and {'above' if above else 'at least'} {least:g}"
         raise InputError(f"{where}: {name}={number:g} is not allowed; it must be {rule}")
     return number
 
 
-def batch_without_replacement(where: str, batch_size: int, dataset_size: int) -> None:
-    """Require 2 <= M <= N, what stratified sampling needs of a batch of M out of N."""
-    whole_number(where, "dataset_size", dataset_size, 1)
+def batch_without_replacement(where: str, batch_size: int, dataset_size: int) -> tuple[int, int]:
+    """Require 2 <= M <= N, what stratified sampling needs of a batch of M out of N; return both as Python's."""
+    batch_size = whole_number(where, "batch size M", batch_size, 1)
+    dataset_size = whole_number(where, "dataset_size", dataset_size, 1)
     if batch_size < 2:
         raise InputError(f"{where}: batch size M={batch_size} is too small; the weights divide by M - 1, so M >= 2")
     if batch_size > dataset_size:
@@ -122,16 +138,18 @@ def batch_without_replacement(where: str, batch_size: int, dataset_size: int) ->
             f"{where}: batch size M={batch_size} exceeds dataset_size={dataset_size}; "
             "a batch is drawn without replacement, so M <= N"
         )
+    return batch_size, dataset_size
 
 
-def whole_data_set(where: str, posteriors: int, dataset_size: int) -> None:
-    """Require as many posteriors as the data set has inputs, what an exact aggregate needs."""
-    whole_number(where, "dataset_size", dataset_size, 1)
+def whole_data_set(where: str, posteriors: int, dataset_size: int) -> int:
+    """Require as many posteriors as the data set has inputs, what an exact aggregate needs; return N."""
+    dataset_size = whole_number(where, "dataset_size", dataset_size, 1)
     if posteriors != dataset_size:
         raise InputError(
             f"{where}: {posteriors} posteriors are given and dataset_size={dataset_size}; the exact aggregate "
             "needs all of them: encode the whole data set, or use an estimator for a batch"
         )
+    return dataset_size
 
 
 def option(where: str, name: str, value: str, allowed: Iterable[str]) -> str:

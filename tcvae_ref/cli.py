@@ -2,25 +2,28 @@
 
 import argparse
 import dataclasses
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tcvae_ref import __version__, checks, evaluation, figures
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import GRIDS, FactorDataset, fidelity, grid, read_npz, render, write_npz
 from tcvae_ref.data.sprite_files import FIDELITY
-from tcvae_ref.files import write_json
+from tcvae_ref.files import check_writable, locked, write_json
 from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms
-from tcvae_ref.progress import Progress
-from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, train
+from tcvae_ref.progress import Progress, Stages
+from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, initial_state, train
 from tcvae_ref.training.loop import networks
 from tcvae_ref.training.run import DataSource, Saver
 from tcvae_ref.training.settings import ESTIMATORS, OBJECTIVES
@@ -130,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 # --- train -------------------------------------------------------------------------------------------------
 
 _OVERRIDES = [field.name for field in dataclasses.fields(Settings)]
+_WEIGHTS = OBJECTIVES["beta-tcvae"]
 
 
 def _load(source: DataSource) -> FactorDataset:
@@ -137,37 +141,55 @@ def _load(source: DataSource) -> FactorDataset:
     if source.file is not None:
         with Progress("reading") as progress:
             return read_npz(Path(source.file), progress)
-    assert source.grid is not None
+    chosen = grid(source.grid or "hearts")
     with Progress("rendering") as progress:
-        return render(grid(source.grid), progress=progress)
+        return render(chosen, progress=progress)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings named on the command line."""
+    return {name: getattr(arguments, name) for name in _OVERRIDES if getattr(arguments, name) is not None}
 
 
 def _new_run(arguments: argparse.Namespace) -> tuple[Run, FactorDataset]:
     preset = arguments.preset or "hearts"
-    given = {name: getattr(arguments, name) for name in _OVERRIDES if getattr(arguments, name) is not None}
+    given = _given(arguments)
     settings = dataclasses.replace(PRESETS[preset], **given)
+    for name in _WEIGHTS:
+        if name in given and name not in OBJECTIVES[settings.objective]:
+            raise InputError(
+                f"--{name.replace('_', '-')} {given[name]} has no part in the objective {settings.objective}; "
+                "leave it out, or choose another --objective"
+            )
     file = None if arguments.data is None else str(Path(arguments.data).resolve())
     source = DataSource(None if file else arguments.grid or PRESET_GRIDS[preset], file)
     data = _load(source)
+    initial_state(settings, data.images.pixels)  # networks that do not fit into memory fail here
     return Run.create(arguments.out, settings, source, data), data
 
 
 def _continued_run(arguments: argparse.Namespace) -> tuple[Run, FactorDataset]:
     run = Run.open(arguments.resume)
-    for name in ("preset", "grid", "data", *_OVERRIDES):
-        value = getattr(arguments, name)
-        if value is None or (name == "epochs" and value >= run.settings.epochs):
-            continue
-        have = getattr(run.settings, name, "its own")
+    given = _given(arguments)
+    epochs = given.pop("epochs", run.settings.epochs)
+    has: dict[str, Any] = {**run.settings.to_json(), "grid": run.source.grid, "data": run.source.file}
+    for name in ("grid", "data"):
+        if getattr(arguments, name) is not None:
+            given[name] = getattr(arguments, name)
+    if given.get("data") is not None:
+        given["data"] = str(Path(given["data"]).resolve())
+    different = [name for name, value in given.items() if value != has[name]]
+    if different or arguments.preset is not None or epochs < run.settings.epochs:
+        name = different[0] if different else "preset" if arguments.preset is not None else "epochs"
         raise InputError(
-            f"{run.folder}: --{name.replace('_', '-')} {value} does not fit this run, which has {have}; "
-            "a run is continued as it is (only --epochs can be raised): start a new one with --out"
+            f"{run.folder}: --{name.replace('_', '-')} {getattr(arguments, name)} does not fit this run"
+            + (f", which has {has[name]}" if name in has else "")
+            + "; a run is continued as it is (only --epochs can be raised): start a new one with --out"
         )
     data = _load(run.source)
     run.check_data(data)
-    if arguments.epochs is not None:
-        run = run.extend(arguments.epochs)
-    return run, data
+    run.load(data.images.pixels, len(data))  # before anything is changed
+    return (run.extend(epochs) if epochs > run.settings.epochs else run), data
 
 
 class _StopAtSignal:
@@ -194,26 +216,33 @@ class _StopAtSignal:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    run, data = _new_run(arguments) if arguments.resume is None else _continued_run(arguments)
-    settings = run.settings
-    state = run.load(data.images.pixels)
-    steps = len(data) // settings.batch * settings.epochs
-    print(
-        f"{data.name}: {len(data):,} images; {settings.objective} ({settings.estimator}), alpha {settings.alpha:g}, "
-        f"beta {settings.beta:g}, gamma {settings.gamma:g}, D {settings.latent}, batch {settings.batch}, "
-        f"{settings.epochs} epochs = {steps:,} steps, seed {settings.seed}"
-        + (f"; continuing at step {state.step:,}" if state.step else "")
-    )
-    save = Saver(run, checks.real_number("train", "save_every", arguments.save_every, 0.0))
+    seconds = checks.real_number("train", "save_every", arguments.save_every, 0.0)
+    if arguments.resume is not None:
+        Run.open(arguments.resume)
     with ExitStack() as stack:
+        if arguments.resume is None:
+            run, data = _new_run(arguments)
+            stack.enter_context(locked(run.folder))
+        else:
+            stack.enter_context(locked(arguments.resume))
+            run, data = _continued_run(arguments)
+        settings, steps = run.settings, run.settings.steps(len(data))
+        state = run.load(data.images.pixels, len(data))
+        weights = "".join(f", {name} {getattr(settings, name):g}" for name in OBJECTIVES[settings.objective])
+        print(
+            f"{data.name}: {len(data):,} images; {settings.objective} ({settings.estimator}){weights}, "
+            f"D {settings.latent}, batch {settings.batch}, {settings.epochs} epochs = {steps:,} steps, "
+            f"seed {settings.seed}" + (f"; continuing at step {state.step:,}" if state.step else ""),
+            flush=True,
+        )
+        save = Saver(run, seconds)
         stop = stack.enter_context(_StopAtSignal())
         progress = stack.enter_context(Progress("training"))
         state = train(settings, data, state, save, lambda done, total, terms: progress(done, total, _live(terms)), stop)
         save.now(state)
     if state.step < steps:
-        print(
-            f"interrupted at step {state.step:,} of {steps:,}; saved. Continue: tcvae-ref train --resume {run.folder}"
-        )
+        print(f"interrupted at step {state.step:,} of {steps:,}; saved in {run.folder}")
+        print(f"continue: tcvae-ref train --resume {run.folder}")
         return 1
     print(f"epoch {settings.epochs}: {_live(ElboTerms(*state.history[-1]))}  ({settings.estimator} estimates)")
     print(f"saved in {run.folder}. Next: tcvae-ref evaluate {run.folder}")
@@ -229,45 +258,56 @@ def _live(terms: ElboTerms) -> str:
 # --- evaluate and figures ----------------------------------------------------------------------------------
 
 
-def _trained(folder: Path) -> tuple[Run, FactorDataset, Networks, Array, Array]:
-    """Open a run: its data, its networks, and all its posteriors."""
+class _Trained(NamedTuple):
+    """A run that has been opened: everything the numbers and pictures are made from."""
+
+    run: Run
+    data: FactorDataset
+    history: NDArray[np.float64]
+    networks: Networks
+    mu: Array
+    log_var: Array
+
+
+def _open(folder: Path) -> _Trained:
     run = Run.open(folder)
     data = _load(run.source)
     run.check_data(data)
-    state = run.load(data.images.pixels)
+    state = run.load(data.images.pixels, len(data))
     if state.step == 0:
         raise InputError(f"{folder}: nothing is trained yet; tcvae-ref train --resume {folder}")
-    steps = len(data) // run.settings.batch * run.settings.epochs
+    steps = run.settings.steps(len(data))
     if state.step < steps:
         print(f"note: the run stands at step {state.step:,} of {steps:,}", file=sys.stderr)
     trained = networks(run.settings, state.parameters)
     with Progress("encoding") as progress:
         mu, log_var = evaluation.posteriors(trained, data, progress)
-    return run, data, trained, mu, log_var
+    return _Trained(run, data, state.history, trained, mu, log_var)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    run, data, trained, mu, log_var = _trained(arguments.folder)
+    path = arguments.json or arguments.folder / "evaluation.json"
+    check_writable(path)
+    trained = _open(arguments.folder)
     wanted = None if arguments.factors is None else arguments.factors.split(",")
-    with ExitStack() as stack:
+    with Stages() as stages:
         result = evaluation.evaluate(
-            trained,
-            data,
-            mu,
-            log_var,
+            trained.networks,
+            trained.data,
+            trained.mu,
+            trained.log_var,
             arguments.samples,
             arguments.seed,
             wanted,
-            lambda stage: stack.enter_context(Progress(stage)),
+            stages.next,
         )
-    path = arguments.json or run.folder / "evaluation.json"
-    content = {"tcvae_ref": __version__, "run": run.settings.to_json(), **evaluation.to_json(result)}
-    write_json(path, content)
-    print(evaluation.to_table(result))
+    print(evaluation.to_table(result), flush=True)
+    settings = trained.run.settings.to_json()
+    write_json(path, {"tcvae_ref": __version__, "run": settings, **evaluation.to_json(result)})
     print(f"\nnumbers: {path}")
     if not arguments.no_figures:
         try:
-            folder = _draw(run, data, trained, mu, result, run.folder / "figures", None)
+            folder = _draw(trained, result.score, arguments.folder / "figures", _middle(trained.data))
         except figures.NotInstalled as error:
             print(f"pictures: left out; {error}")
         else:
@@ -276,38 +316,47 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    run, data, trained, mu, log_var = _trained(arguments.folder)
-    with ExitStack() as stack:
-        result = evaluation.evaluate(
-            trained, data, mu, log_var, progress=lambda stage: stack.enter_context(Progress(stage))
-        )
-    folder = arguments.out or run.folder / "figures"
-    print(f"pictures: {_draw(run, data, trained, mu, result, folder, arguments.image)}")
+    trained = _open(arguments.folder)
+    image = _middle(trained.data) if arguments.image is None else arguments.image
+    if not 0 <= image < len(trained.data):
+        raise InputError(f"figures: image {image} does not exist; the data set has 0 to {len(trained.data) - 1}")
+    folder = arguments.out or arguments.folder / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with Progress("entropies") as progress:
+            scored: evaluation.Score | str = evaluation.score(
+                trained.data, trained.mu, trained.log_var, progress=progress
+            )
+    except InputError as refusal:
+        scored = str(refusal)
+    print(f"pictures: {_draw(trained, scored, folder, image)}")
     return 0
 
 
-def _draw(
-    run: Run,
-    data: FactorDataset,
-    trained: Networks,
-    mu: Array,
-    result: evaluation.Evaluation,
-    folder: Path,
-    image: int | None,
-) -> Path:
-    """Write every picture of a run into a folder."""
-    middle = len(data) // 2 + data.sizes[-1] // 2 if image is None else image
-    if not 0 <= middle < len(data):
-        raise InputError(f"figures: image {middle} does not exist; the data set has images 0 to {len(data) - 1}")
+def _middle(data: FactorDataset) -> int:
+    """The image whose factors are nearest the middle of their values."""
+    sizes = np.array(data.sizes)
+    return int(np.argmin(np.abs(2 * data.classes.astype(np.int64) - sizes + 1) @ (1.0 / sizes)))
+
+
+def _draw(trained: _Trained, scored: evaluation.Score | str, folder: Path, image: int) -> Path:
+    """Write every picture of a run into a folder; those there is nothing to draw for are left out, and it is said."""
+    run, data, history, _, mu, log_var = trained
     spread = np.random.default_rng(0).choice(len(data), size=min(10, len(data)), replace=False)
-    labels = [f"z_{d}  {kl:.2f} nats" for d, kl in enumerate(result.dimension_kl)]
+    use = 0.5 * np.mean(mu**2 + np.exp(log_var) - 1.0 - log_var, axis=0)  # E_n[KL(q(z_d|n) || p(z_d))] : (D,)
     pictures = {
-        "reconstructions": figures.reconstructions(trained, data, mu, sorted(spread.tolist())),
-        "traversals": figures.traversals(trained, data.images.shape, mu[middle], result.dimension_kl, labels),
-        "training": figures.training_curves(run.load(data.images.pixels).history, run.settings.estimator),
-        "latents": figures.latents_against_factors(mu, data, result.dimension_kl),
-        "information": figures.information_matrix(result.mig, result.factors),
+        "reconstructions": figures.reconstructions(trained.networks, data, mu, sorted(spread.tolist())),
+        "traversals": figures.traversals(trained.networks, data.images.shape, mu[image], use),
+        "latents": figures.latents_against_factors(mu, data, use),
     }
+    if len(history):
+        pictures["training"] = figures.training_curves(history, run.settings.estimator)
+    else:
+        print("training.png: left out; the first epoch is not finished", file=sys.stderr)
+    if isinstance(scored, str):
+        print(f"information.png: left out; {scored}", file=sys.stderr)
+    else:
+        pictures["information"] = figures.information_matrix(scored.mig, scored.factors)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
         figures.save(figure, folder / f"{name}.png")
@@ -318,6 +367,7 @@ def _draw(
 
 
 def _data_render(arguments: argparse.Namespace) -> int:
+    check_writable(arguments.out)
     data = _load(DataSource(arguments.grid, None))
     with Progress("writing") as progress:
         write_npz(arguments.out, data, progress)
@@ -354,9 +404,17 @@ def _data_show(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name the terminal cannot show is no reason to stop
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except TrainingDiverged as error:
         print(f"tcvae-ref: {error}", file=sys.stderr)
         return 1

@@ -45,6 +45,8 @@ def log_weights_mws(M: int, N: int) -> Array:
     -------
     log_w : (M, M)
     """
+    M = checks.whole_number("log_weights_mws", "M", M, 1)
+    N = checks.whole_number("log_weights_mws", "N", N, 1)
     return numpy.full((M, M), -math.log(N * M))
 
 
@@ -67,7 +69,7 @@ def log_weights_mss(M: int, N: int) -> Array:
     log_w : (M, M)
         Row i holds the weights for sample i.
     """
-    checks.batch_without_replacement("log_weights_mss", M, N)
+    M, N = checks.batch_without_replacement("log_weights_mss", M, N)
     m, i = M - 1, numpy.arange(M)
     w = numpy.full((M, M), 1.0 / m)
     w[i, (i + 1) % M] = (N - m) / (N * m)
@@ -91,7 +93,7 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
     -------
     log_w : (M, M)
     """
-    checks.batch_without_replacement("log_weights_symmetric_mss", M, N)
+    M, N = checks.batch_without_replacement("log_weights_symmetric_mss", M, N)
     w = numpy.full((M, M), (N - 1) / (N * (M - 1)))
     numpy.fill_diagonal(w, 1.0 / N)
     return numpy.log(w)
@@ -104,7 +106,7 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
 def log_sum_exp(a: Array) -> Array:
     """Log sum_j exp(a_ij...) over axis 1; the largest term is taken out, so that nothing overflows.
 
-    Its derivative is the softmax, exp(a - log_sum_exp(a)). A row of -inf gives -inf.
+    Its derivative is the softmax, exp(a - log_sum_exp(a)). A row of -inf gives -inf, with derivative nan.
     """
     top = numpy.max(a, axis=1, keepdims=True)
     top[top == -numpy.inf] = 0.0
@@ -150,8 +152,8 @@ def log_qz_exact(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQ
         Shapes or dtypes do not fit, an entry is not finite, or the posteriors are not N.
     """
     checks.samples_and_posteriors("log_qz_exact", z, mu, log_var)
-    checks.whole_data_set("log_qz_exact", len(mu), dataset_size)
-    return _weighted(z, mu, log_var, -math.log(dataset_size))
+    N = checks.whole_data_set("log_qz_exact", len(mu), dataset_size)
+    return _weighted(z, mu, log_var, -math.log(N))
 
 
 def log_qz_mws(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
@@ -206,8 +208,8 @@ def log_qz_mss(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
         Shapes or dtypes do not fit, an entry is not finite, M < 2 or M > N.
     """
     checks.matrices("log_qz_mss", z=z, mu=mu, log_var=log_var)
-    checks.batch_without_replacement("log_qz_mss", len(z), dataset_size)
-    return _weighted(z, mu, log_var, log_weights_mss(len(z), dataset_size))
+    M, N = checks.batch_without_replacement("log_qz_mss", len(z), dataset_size)
+    return _weighted(z, mu, log_var, log_weights_mss(M, N))
 
 
 def log_qz_symmetric_mss(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
@@ -233,8 +235,8 @@ def log_qz_symmetric_mss(z: Array, mu: Array, log_var: Array, dataset_size: int)
         Shapes or dtypes do not fit, an entry is not finite, M < 2 or M > N.
     """
     checks.matrices("log_qz_symmetric_mss", z=z, mu=mu, log_var=log_var)
-    checks.batch_without_replacement("log_qz_symmetric_mss", len(z), dataset_size)
-    return _weighted(z, mu, log_var, log_weights_symmetric_mss(len(z), dataset_size))
+    M, N = checks.batch_without_replacement("log_qz_symmetric_mss", len(z), dataset_size)
+    return _weighted(z, mu, log_var, log_weights_symmetric_mss(M, N))
 
 
 def log_qz_minibatch(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:

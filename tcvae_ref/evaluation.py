@@ -18,16 +18,17 @@ from tcvae_ref.metrics import (
     ExactDecomposition,
     decomposition_exact,
     dimension_wise_kl_exact,
+    estimate,
     mig_quadrature,
 )
 from tcvae_ref.networks import Networks, decode, encode
-from tcvae_ref.types import Array
+from tcvae_ref.types import Array, ProgressHook
 
 _BLOCK = 1024  # images at a time
 NOT_SCORED = ("color", "shape")
 """Factors the paper leaves out of its MIG on dSprites."""
 
-Progress = Callable[[int, int], None]
+_STREAM = 3  # of random numbers, apart from those of training.loop
 
 
 class Evaluation(NamedTuple):
@@ -39,15 +40,22 @@ class Evaluation(NamedTuple):
     elbo: float
     """Reconstruction minus the closed-form KL."""
     decomposition: ExactDecomposition
+    score: "Score | str"
+    """The mutual information gap, or why there is none."""
+
+
+class Score(NamedTuple):
+    """The mutual information gap, and what comes with it."""
+
+    mig: MIG
     dimension_kl: NDArray[np.float64]
     """(D,): KL(q(z_d) || p(z_d)) by quadrature; its sum is the dimension-wise KL without sampling error."""
-    mig: MIG
     factors: tuple[str, ...]
     """Names of the K factors scored."""
     left_out: tuple[str, ...]
 
 
-def posteriors(networks: Networks, data: FactorDataset, progress: Progress | None = None) -> tuple[Array, Array]:
+def posteriors(networks: Networks, data: FactorDataset, progress: ProgressHook | None = None) -> tuple[Array, Array]:
     """mu, log_var : (N, D) of every image, in float64."""
     parts = []
     for start in range(0, len(data), _BLOCK):
@@ -70,11 +78,41 @@ def scored_factors(data: FactorDataset, wanted: Sequence[str] | None = None) -> 
     varying = [name for name, factor in zip(names, data.factors, strict=True) if factor.size > 1]
     if wanted is None:
         wanted = [name for name in varying if name not in NOT_SCORED]
+    if not wanted:
+        raise InputError(
+            f"factors: of {', '.join(names)}, {', '.join(varying) or 'none'} varies in {data.name}; "
+            f"name those to score with --factors ({', '.join(NOT_SCORED)} are left out unless named)"
+        )
     for name in wanted:
         checks.option("factors", "factor", name, varying)
-    if not wanted:
-        raise InputError(f"factors: none of {', '.join(names)} varies in {data.name}; MIG needs one that does")
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"factors: {', '.join(wanted)}; each factor once")
     return [names.index(name) for name in wanted]
+
+
+def score(
+    data: FactorDataset,
+    mu: Array,
+    log_var: Array,
+    factors: Sequence[str] | None = None,
+    progress: ProgressHook | None = None,
+) -> Score:
+    """MIG by quadrature over the factors wanted, and the dimension-wise KL of each latent.
+
+    Raises
+    ------
+    InputError
+        As `scored_factors` and `mig_quadrature` do.
+    """
+    columns = scored_factors(data, factors)
+    mig = mig_quadrature(mu, log_var, data.classes[:, columns], progress=progress)
+    names = [factor.name for factor in data.factors]
+    return Score(
+        mig=mig,
+        dimension_kl=dimension_wise_kl_exact(mu, log_var, mig.entropies),
+        factors=tuple(names[k] for k in columns),
+        left_out=tuple(name for k, name in enumerate(names) if k not in columns),
+    )
 
 
 def evaluate(
@@ -85,7 +123,7 @@ def evaluate(
     samples: int = 10_000,
     seed: int = 0,
     factors: Sequence[str] | None = None,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Callable[[str], ProgressHook] | None = None,
 ) -> Evaluation:
     """Decompose a model's ELBO over the whole data set and score its latents.
 
@@ -108,24 +146,26 @@ def evaluate(
     -------
     Evaluation
     """
-    columns = scored_factors(data, factors)
+    if factors is not None:
+        scored_factors(data, factors)  # a wrong name is noticed before the work, not after
+    checks.whole_number("evaluate", "samples", samples, 2, 2**31 - 1)
+    checks.whole_number("evaluate", "seed", seed, 0)
     watch = progress or (lambda stage: lambda done, total: None)
-    rng = np.random.default_rng(seed)
-    index = rng.integers(len(data), size=checks.whole_number("evaluate", "samples", samples, 2))
+    rng = np.random.default_rng([seed, _STREAM])
+    index = rng.integers(len(data), size=samples)
     eps = rng.standard_normal((samples, mu.shape[1]))
     reconstruction = _reconstruction(networks, data, mu, log_var, index, eps)
     decomposition = decomposition_exact(mu, log_var, index, eps, progress=watch("log q(z) of all components"))
-    mig = mig_quadrature(mu, log_var, data.classes[:, columns], progress=watch("entropies"))
-    names = [factor.name for factor in data.factors]
+    try:
+        scored: Score | str = score(data, mu, log_var, factors, watch("entropies"))
+    except InputError as refusal:
+        scored = str(refusal)
     return Evaluation(
         images=len(data),
         reconstruction=reconstruction,
         elbo=reconstruction.value - decomposition.kl_analytic,
         decomposition=decomposition,
-        dimension_kl=dimension_wise_kl_exact(mu, log_var, mig.entropies),
-        mig=mig,
-        factors=tuple(names[k] for k in columns),
-        left_out=tuple(name for k, name in enumerate(names) if k not in columns),
+        score=scored,
     )
 
 
@@ -139,7 +179,7 @@ def _reconstruction(
         z = reparameterise(mu[n], log_var[n], eps[start : start + _BLOCK]).astype(np.float32)
         logits = decode(networks.decoder, z)
         values[start : start + _BLOCK] = bernoulli_log_likelihood(data.images.take(n), logits)
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+    return estimate(values)
 
 
 def to_json(result: Evaluation) -> dict[str, Any]:
@@ -159,23 +199,32 @@ def to_json(result: Evaluation) -> dict[str, Any]:
         **{name: estimate._asdict() for name, estimate in estimates.items()},
         "kl_analytic": parts.kl_analytic,
         "elbo": result.elbo,
-        "dimension_wise_kl_quadrature": result.dimension_kl.tolist(),
+        **_score_to_json(result.score),
+    }
+
+
+def _score_to_json(scored: Score | str) -> dict[str, Any]:
+    if isinstance(scored, str):
+        return {"dimension_wise_kl_quadrature": None, "mig": None, "mig_refused": scored}
+    return {
+        "dimension_wise_kl_quadrature": scored.dimension_kl.tolist(),
         "mig": {
-            "score": result.mig.score,
-            "recipe": result.mig.recipe,
-            "error": result.mig.error,
-            "factors": list(result.factors),
-            "left_out": list(result.left_out),
-            "gaps": result.mig.gaps.tolist(),
-            "information": result.mig.information.tolist(),
-            "entropies": result.mig.entropies.tolist(),
+            "score": scored.mig.score,
+            "recipe": scored.mig.recipe,
+            "error": scored.mig.error,
+            "factors": list(scored.factors),
+            "left_out": list(scored.left_out),
+            "gaps": scored.mig.gaps.tolist(),
+            "information": scored.mig.information.tolist(),
+            "entropies": scored.mig.entropies.tolist(),
         },
     }
 
 
 def to_table(result: Evaluation) -> str:
     """Render an evaluation for a terminal."""
-    parts, mig = result.decomposition, result.mig
+    parts = result.decomposition
+    exact_kl = "" if isinstance(result.score, str) else f"{result.score.dimension_kl.sum():.4f} by quadrature"
     rows: list[tuple[str, float, float | None, str]] = [
         ("E[log p(x|z)]", *result.reconstruction, ""),
         ("KL(q(z|n) || p(z))  closed form", parts.kl_analytic, None, ""),
@@ -186,25 +235,32 @@ def to_table(result: Evaluation) -> str:
             f"at most log N = {math.log(result.images):.3f}",
         ),
         ("  total correlation", *parts.total_correlation, ""),
-        ("  dimension-wise KL", *parts.dimension_wise_kl, f"{result.dimension_kl.sum():.4f} by quadrature"),
+        ("  dimension-wise KL", *parts.dimension_wise_kl, exact_kl),
         ("ELBO", result.elbo, None, "first row - closed-form KL"),
     ]
     lines = [f"{'nats':>43} {'std. error':>11}"]
     for name, value, error, note in rows:
         spread = "" if error is None else f"{error:.4f}"
         lines.append(f"{name:<33}{value:>10.4f} {spread:>11}  {note}".rstrip())
-    width = max(11, *(len(name) + 2 for name in result.factors))
-    head = "".join(f"{name:>{width}}" for name in result.factors)
-    lines += ["", f"{'I(z_d; v_k), nats':<20}{head}{'KL(q(z_d)||p)':>16}"]
-    for d, (row, kl) in enumerate(zip(mig.information, result.dimension_kl, strict=True)):
+    return "\n".join([*lines, "", *_score_to_lines(result.score)])
+
+
+def _score_to_lines(scored: Score | str) -> list[str]:
+    if isinstance(scored, str):
+        return [f"MIG  not computed: {scored}"]
+    mig = scored.mig
+    width = max(11, *(len(name) + 2 for name in scored.factors))
+    head = "".join(f"{name:>{width}}" for name in scored.factors)
+    lines = [f"{'I(z_d; v_k), nats':<20}{head}{'KL(q(z_d)||p)':>16}"]
+    for d, (row, kl) in enumerate(zip(mig.information, scored.dimension_kl, strict=True)):
         cells = "".join(f"{value:>{width}.4f}" for value in row)
         lines.append(f"{f'  z_{d}':<20}{cells}{kl:>16.4f}")
     gaps = "".join(f"{gap:>{width}.4f}" for gap in mig.gaps)
     lines += [
         f"{'gap / H(v_k)':<20}{gaps}",
         "",
-        f"MIG  {mig.score:.4f}   ({mig.recipe}; information within {mig.error:.0e} nats)",
+        f"MIG  {mig.score:.4f}   ({mig.recipe}; error of the information about {mig.error:.0e} nats)",
     ]
-    if result.left_out:
-        lines.append(f"factors not scored: {', '.join(result.left_out)}")
-    return "\n".join(lines)
+    if scored.left_out:
+        lines.append(f"factors not scored: {', '.join(scored.left_out)}")
+    return lines

@@ -73,7 +73,6 @@ def traversals(
     shape: tuple[int, int],
     centre: Array,
     kl: NDArray[np.float64],
-    labels: Sequence[str],
     reach: float = 2.0,
     steps: int = 11,
 ) -> "Figure":
@@ -86,9 +85,7 @@ def traversals(
     centre : (D,)
         The code the other latents keep: an input's posterior mean.
     kl : (D,)
-        KL(q(z_d) || p(z_d)) or another measure of use, which orders the rows.
-    labels : D strings
-        What each row is called.
+        How much each latent is used, nats: E_n[KL(q(z_d|n) || p(z_d))]. The rows are in its order.
     reach, steps : float, int
     """
     D = len(centre)
@@ -99,7 +96,7 @@ def traversals(
         z = np.tile(centre.astype(np.float32), (steps, 1))
         z[:, d] = np.linspace(-reach, reach, steps)
         _image_strip(axis, expit(decode(networks.decoder, z)), shape)
-        axis.set_title(labels[d], loc="left", fontsize=8, pad=2)
+        axis.set_title(f"z_{d}: {kl[d]:.2f} nats", loc="left", fontsize=8, pad=2)
     return figure
 
 
@@ -160,8 +157,8 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
         if len(position) == 2:
             axis = cells.pop(0)
             x, y = (data.classes[:, k].astype(np.int64) for k in position)
-            mean = _mean_by(mu[:, d], np.ravel_multi_index((y, x), [data.sizes[k] for k in position[::-1]]))
-            image = mean.reshape([data.sizes[k] for k in position[::-1]])
+            width, height = (data.sizes[k] for k in position)
+            image = _mean_by(mu[:, d], y * width + x, height * width).reshape(height, width)
             picture = axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set(xticks=[], yticks=[], ylabel="posY")
             if row == D - 1:
@@ -170,7 +167,7 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             if row == 0:
                 axis.set_title("position", fontsize=9)
         for axis, k in zip(cells, curves, strict=True):
-            mean, square = (_mean_by(v, data.classes[:, k]) for v in (mu[:, d], mu[:, d] ** 2))
+            mean, square = (_mean_by(v, data.classes[:, k], data.sizes[k]) for v in (mu[:, d], mu[:, d] ** 2))
             spread = np.sqrt(np.maximum(square - mean**2, 0.0))
             values = data.factors[k].values
             axis.fill_between(values, mean - spread, mean + spread, color=PALETTE[0], alpha=0.2, linewidth=0)
@@ -186,9 +183,10 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
     return figure
 
 
-def _mean_by(values: Array, labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Mean of `values` within each label 0, 1, ..."""
-    return np.bincount(labels, values) / np.bincount(labels)
+def _mean_by(values: Array, labels: NDArray[np.integer], size: int) -> NDArray[np.float64]:
+    """Mean of `values` within each label 0 ... size - 1; nan, drawn as nothing, where a label has no values."""
+    count = np.bincount(labels, minlength=size)
+    return np.where(count > 0, np.bincount(labels, values, minlength=size) / np.maximum(count, 1), np.nan)
 
 
 def information_matrix(mig: MIG, factors: Sequence[str]) -> "Figure":

@@ -1,7 +1,12 @@
 """Files that are whole or not there, and zip archives that are read without trust."""
 
+import errno
+import fcntl
 import json
+import lzma
+import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,23 +22,74 @@ from tcvae_ref.checks import InputError
 _BLOCK = 1 << 22  # bytes read or written at a time
 
 
+def check_writable(path: Path) -> Path:
+    """Where a file at `path` would be written, links followed; a clear error now rather than after the work.
+
+    Raises
+    ------
+    InputError
+        `path` is a folder or another thing that is not a file.
+    OSError
+        Its folder is missing or cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.name or (target.exists() and not target.is_file()):
+        raise InputError(f"{path}: is not a file; give the name of a file to write")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return target
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes its name only when it is complete and on the disk.
 
-    A failure or a kill at any moment leaves what was at `path` before, or nothing. At most a file
-    `.NAME.partial` remains beside it, which the next write replaces.
+    A failure or a kill at any moment leaves what was at `path` before, or nothing; after a kill a file
+    `.NAME.*.partial` may remain beside it. A symbolic link is followed.
+
+    Raises
+    ------
+    InputError
+        `path` is a folder or another thing that is not a file.
+    OSError
+        The folder is missing or cannot be written, or the disk is full.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    target = check_writable(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
+        os.replace(partial, target)
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(partial):
+            error.filename = str(path)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone, and clear away what killed writers left in it.
+
+    Raises
+    ------
+    InputError
+        Another process holds it.
+    """
+    with open(folder / ".lock", "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process is writing to it; wait until it has finished, or choose another folder"
+            ) from None
+        for partial in folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+        yield
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -53,11 +109,25 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); restore the file or start a new run") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}; a JSON object is needed")
     return content
+
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,  # an "encrypted" member, an unknown compression, nesting without end
+    tokenize.TokenError,  # from NumPy's reading of an old header
+    KeyError,
+)
+"""What reading a damaged archive can raise."""
 
 
 class NpzReader:
@@ -70,7 +140,9 @@ class NpzReader:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError) as error:
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            raise
+        except (*_DAMAGE, OSError) as error:
             raise InputError(f"{path}: not a complete npz archive ({error}); copy or download it again") from None
 
     def __enter__(self) -> "NpzReader":
@@ -79,10 +151,13 @@ class NpzReader:
     def __exit__(self, *exception: object) -> None:
         self._zip.close()
 
+    def __contains__(self, name: str) -> bool:
+        return f"{name}.npy" in self._zip.namelist()
+
     def require(self, *names: str) -> None:
         """Require arrays of these names."""
         held = {member.removesuffix(".npy") for member in self._zip.namelist()}
-        missing = [name for name in names if name not in held]
+        missing = [name for name in names if name not in self]
         if missing:
             raise InputError(
                 f"{self.path}: holds {', '.join(sorted(held)[:8]) or 'nothing'}; "
@@ -91,13 +166,14 @@ class NpzReader:
 
     def blocks(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any], Iterator[NDArray[Any]]]:
         """Shape and dtype of an array, and an iterator over blocks of whole rows along its first axis."""
+        self.require(name)
         with self._guarded(name):
             info = self._zip.getinfo(f"{name}.npy")
             file = self._zip.open(info)
             shape, dtype, order, header = self._header(name, file)
-        rows = shape[0] if shape else 1
-        row_shape = shape[1:]
-        row_bytes = int(np.prod(row_shape, dtype=object)) * dtype.itemsize
+            rows, row_shape = (shape[0], shape[1:]) if shape else (1, ())
+            row_bytes = math.prod(row_shape) * dtype.itemsize
+            np.empty((0, *row_shape), dtype)  # a shape NumPy can hold
         if header + rows * row_bytes != info.file_size:
             raise InputError(
                 f"{self.path}: {name} declares {shape} {dtype} and holds {info.file_size - header} bytes; "
@@ -139,10 +215,7 @@ class NpzReader:
             yield
         except InputError:
             raise
-        except KeyError:
-            self.require(name)
-            raise
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
+        except (*_DAMAGE, OSError) as error:
             raise InputError(f"{self.path}: {name} is damaged ({error}); copy or download it again") from None
 
 

@@ -75,4 +75,5 @@ def gaussian_log_likelihood(x: Array, mean: Array, log_var: Array) -> Array:
     InputError, TypeError
         The shapes or dtypes differ, or an entry is not finite.
     """
+    checks.matrices("gaussian_log_likelihood", x=x, mean=mean, log_var=log_var)
     return np.sum(log_density(x, mean, log_var), axis=1)  # over pixels p

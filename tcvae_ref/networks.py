@@ -55,6 +55,7 @@ def initial_layers(sizes: Sequence[int], rng: numpy.random.Generator, dtype: str
     """
     for width in sizes:
         checks.whole_number("initial_layers", "layer width", width, 1)
+    checks.option("initial_layers", "dtype", dtype, ("float32", "float64"))
     layers = []
     for inputs, outputs in itertools.pairwise(sizes):
         W = math.sqrt(2.0 / inputs) * rng.standard_normal((inputs, outputs))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import autograd.numpy as np
 
+from tcvae_ref import checks
 from tcvae_ref.decomposition import kl_terms
 from tcvae_ref.gaussian import kl_to_standard_normal
 from tcvae_ref.types import Array, ExpectedLogQzEstimator, Scalar
@@ -54,9 +55,10 @@ def elbo_terms(
     Raises
     ------
     InputError, TypeError
-        As the estimator does.
+        As the estimator does, or log_px is not one finite number for each sample.
     """
     M = len(z)
+    checks.one_per_row("elbo_terms", M, log_px=log_px)
     reconstruction = np.sum(log_px) / M  # over the batch
     kl = np.sum(kl_to_standard_normal(mu, log_var)) / M  # over the batch
     return ElboTerms(reconstruction, kl, *kl_terms(z, mu, log_var, dataset_size, expected_log_qz))

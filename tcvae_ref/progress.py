@@ -2,10 +2,13 @@
 
 import sys
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-_EVERY = 10.0  # seconds between lines where no bar can be drawn
+from tcvae_ref.types import ProgressHook
+
+_EVERY = {True: 2.0, False: 10.0}  # seconds between lines: on a terminal that has no rich, in a log file
 
 
 class Progress:
@@ -13,8 +16,9 @@ class Progress:
 
     def __init__(self, what: str):
         self._what = what
-        self._start = time.monotonic()
-        self._next_line = self._start + _EVERY
+        self._first: tuple[float, int] | None = None
+        self._every = _EVERY[sys.stderr.isatty()]
+        self._next_line = time.monotonic() + self._every
         self._next_draw = 0.0
         self._bar: Any = None
         self._task: Any = None
@@ -54,11 +58,32 @@ class Progress:
     def __call__(self, done: int, total: int, text: str = "") -> None:
         """Say that `done` of `total` is finished."""
         now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
         if self._bar is not None:
             if now >= self._next_draw or done == total:
                 self._next_draw = now + 0.1
                 self._bar.update(self._task, completed=done, total=total, text=text)
         elif now >= self._next_line:
-            self._next_line = now + _EVERY
-            left = (now - self._start) * (total - done) / max(done, 1)
+            self._next_line = now + self._every
+            since, already = self._first
+            left = (now - since) * (total - done) / max(done - already, 1)
             print(f"{self._what}: {done:,} of {total:,}, {left:.0f} s left  {text}", file=sys.stderr, flush=True)
+
+
+class Stages:
+    """A call of several stages, one bar at a time. Use with `with`."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Stages":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def next(self, what: str) -> ProgressHook:
+        """End the stage before and start one."""
+        self._stack.close()
+        return self._stack.enter_context(Progress(what))

@@ -11,6 +11,9 @@ Array: TypeAlias = NDArray[Any]
 Layers: TypeAlias = list[tuple[Array, Array]]
 """A fully connected network: (W, b) for each layer, W : (inputs, outputs), b : (outputs,)."""
 
+ProgressHook: TypeAlias = Callable[[int, int], None]
+"""Called as hook(done, total) during a long call."""
+
 Scalar: TypeAlias = Any
 """A 0-dimensional result: a NumPy float, or autograd's box round one."""
 

@@ -1,6 +1,8 @@
 """The command line as a person uses it: whole runs, and every mistake answered in one line."""
 
+import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 
 from tcvae_ref import cli
+from tcvae_ref.data import PackedImages, grid, render, write_npz
 from tcvae_ref.evaluation import scored_factors
-from tcvae_ref.training import Run
+from tcvae_ref.files import locked
+from tcvae_ref.training import Run, initial_state
 
 TINY = ["--grid", "1x2x1x6x6", "--encoder", "16", "--decoder", "16", "--latent", "3", "--batch", "16", "--epochs", "3"]
 
@@ -76,7 +80,7 @@ class TestTrainAndEvaluate:
         folder = copy(trained, tmp_path)
         assert run("train", "--resume", folder, "--epochs", 4) == 0
         assert "continuing at step 12" in capsys.readouterr().out
-        assert Run.open(folder).load(4096).step == 16
+        assert Run.open(folder).load(4096, 72).step == 16
         assert run("train", "--resume", folder) == 0
 
     def test_figures_alone(self, trained, tmp_path):
@@ -89,6 +93,39 @@ class TestTrainAndEvaluate:
         assert run("evaluate", trained, "--samples", 100, "--json", tmp_path / "a.json") == 0
         assert "pip install 'tcvae-ref[experiments]'" in capsys.readouterr().out
         assert run("figures", trained) == 2
+
+    def test_a_run_stopped_within_its_first_epoch(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        opened = Run.open(folder)
+        first = initial_state(opened.settings, 4096)
+        opened.save(first._replace(step=1))
+        assert run("evaluate", folder, "--samples", 100) == 0
+        assert "the first epoch is not finished" in capsys.readouterr().err
+        assert not (folder / "figures" / "training.png").exists()
+        assert (folder / "figures" / "latents.png").exists()
+
+    def test_data_that_are_no_grid(self, tmp_path, capsys):
+        """Some images of a grid: cells of the position map without an image, and corners left out."""
+        whole = render(grid((1, 2, 1, 6, 6)))
+        keep = np.flatnonzero((whole.classes[:, 3] != 5) & (np.arange(72) % 7 > 0))
+        images = PackedImages(whole.images.rows[keep], (64, 64))
+        write_npz(tmp_path / "some.npz", dataclasses.replace(whole, images=images, classes=whole.classes[keep]))
+        assert run("train", "--out", tmp_path / "run", "--data", tmp_path / "some.npz", *TINY[2:]) == 0
+        assert run("evaluate", tmp_path / "run", "--samples", 100) == 0
+
+    def test_small_grids_and_one_latent(self, tmp_path, capsys):
+        folder = tmp_path / "run"
+        options = [
+            *("--grid", "1x1x1x1x8"),
+            *("--encoder", 4, "--decoder", 4, "--latent", 1, "--batch", 4, "--epochs", 2),
+        ]
+        assert run("train", "--out", folder, *options) == 0
+        assert run("evaluate", folder, "--samples", 100) == 0
+        assert "MIG  not computed: mig_quadrature: 1 latent dimension is too few" in capsys.readouterr().out
+        numbers = json.loads((folder / "evaluation.json").read_text())
+        assert numbers["mig"] is None
+        assert "too few" in numbers["mig_refused"]
+        assert run("figures", folder) == 0
 
     def test_every_objective_and_estimator_trains(self, tmp_path):
         for i, extra in enumerate(
@@ -154,11 +191,16 @@ class TestMistakes:
             (["--encoder", "0"], "encoder width"),
             (["--data", "/nowhere/a.npz"], "/nowhere/a.npz: No such file"),
             (["--save-every", "-1"], "save_every"),
+            (["--latent", "99999999999999999999"], "too large"),
+            (["--encoder", "99999999999"], "too large"),
+            (["--grid", "1x1x1x70000x1"], "at most 65536"),
+            (["--objective", "vae", "--beta", "9"], "has no part in the objective vae"),
+            (["--objective", "beta-vae", "--gamma", "2"], "has no part in the objective beta-vae"),
         ],
     )
     def test_settings(self, tmp_path, capsys, options, match):
         self.refused(capsys, match, "train", "--out", tmp_path / "run", *options)
-        assert not (tmp_path / "run" / "checkpoint.npz").exists()
+        assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
         ("options", "match"),
@@ -185,6 +227,12 @@ class TestMistakes:
             capsys, "--latent 4 does not fit this run, which has 3", "train", "--resume", trained, "--latent", 4
         )
         self.refused(capsys, "--epochs 1 does not fit", "train", "--resume", trained, "--epochs", 1)
+        self.refused(capsys, "--grid tiny does not fit", "train", "--resume", trained, "--grid", "tiny")
+        self.refused(capsys, "--preset paper does not fit", "train", "--resume", trained, "--preset", "paper")
+        before = (trained / "run.json").read_bytes()
+        same = [*TINY, "--seed", 0]
+        assert run("train", "--resume", trained, *same) == 0  # the same words again are no difference
+        assert (trained / "run.json").read_bytes() == before
 
     def test_folders_without_a_run(self, tmp_path, capsys):
         for command in (["evaluate"], ["figures"], ["train", "--resume"]):
@@ -209,7 +257,7 @@ class TestMistakes:
         (folder / "checkpoint.npz").write_bytes(whole[:1000])
         self.refused(capsys, "not a complete npz archive", "train", "--resume", folder)
         np.savez(folder / "checkpoint.npz", a=np.zeros(3))
-        self.refused(capsys, "position, epoch_sum, history is missing", "evaluate", folder)
+        self.refused(capsys, "position, epoch_sum, history, parameter_0 is missing", "evaluate", folder)
         (tmp_path / "empty.npz").write_bytes(b"")
         self.refused(capsys, "not a complete npz archive", "data", "verify", tmp_path / "empty.npz")
         self.refused(
@@ -221,6 +269,48 @@ class TestMistakes:
         (tmp_path / "file").write_text("")
         self.refused(capsys, "file", "train", "--out", tmp_path / "file" / "run", *TINY)
         self.refused(capsys, "No such file", "data", "render", "--out", tmp_path / "no" / "a.npz")
+
+    def test_outputs_are_checked_before_the_work(self, trained, tmp_path, capsys):
+        for json_file, match in ((tmp_path, "is not a file"), (tmp_path / "no" / "a.json", "No such file")):
+            self.refused(capsys, match, "evaluate", trained, "--json", json_file)
+        self.refused(capsys, "is not a file", "data", "render", "--out", tmp_path)
+        self.refused(capsys, "seed=-1", "evaluate", trained, "--seed", -1)
+        self.refused(capsys, "too large", "evaluate", trained, "--samples", 10**20)
+        self.refused(capsys, "each factor once", "evaluate", trained, "--factors", "scale,scale")
+
+    def test_a_link_is_followed_and_a_pipe_is_not_replaced(self, trained, tmp_path, capsys):
+        target, link, pipe = tmp_path / "a.json", tmp_path / "link.json", tmp_path / "pipe"
+        target.write_text("old")
+        link.symlink_to(target)
+        os.mkfifo(pipe)
+        assert run("evaluate", trained, "--json", link, "--samples", 100, "--no-figures") == 0
+        assert json.loads(target.read_text())["samples"] == 100
+        assert link.is_symlink()
+        capsys.readouterr()
+        self.refused(capsys, "is not a file", "evaluate", trained, "--json", pipe)
+        assert pipe.is_fifo()
+
+    def test_two_processes_on_one_run(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        with locked(folder):
+            self.refused(capsys, "another process is writing", "train", "--resume", folder, "--epochs", 9)
+
+    def test_a_refused_run_leaves_the_name_free(self, tmp_path, capsys):
+        self.refused(capsys, "save_every", "train", "--out", tmp_path / "run", *TINY, "--save-every", "-1")
+        assert run("train", "--out", tmp_path / "run", *TINY) == 0
+
+    def test_a_checkpoint_without_its_settings(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        (folder / "run.json").unlink()
+        self.refused(capsys, "checkpoint.npz without its run.json", "train", "--out", folder, *TINY)
+
+    def test_a_reader_that_leaves(self, trained):
+        command = [sys.executable, "-m", "tcvae_ref.cli", "evaluate", str(trained), "--samples", "100", "--no-figures"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 1
+        assert process.stderr.read() == b""
+        process.stderr.close()
 
     def test_a_full_disk(self, tmp_path):
         """The kernel stops the write; one line, exit status 1, no half-written file, and the run can go on."""
@@ -234,7 +324,7 @@ class TestMistakes:
         )
         assert done.returncode == 1
         assert done.stderr.strip().splitlines() == ["tcvae-ref: File too large; what was saved before is intact"]
-        assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["run.json"]
+        assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "run.json"]
         assert run("train", "--resume", tmp_path / "run") == 0
 
     def test_divergence(self, tmp_path, capsys):
@@ -259,8 +349,6 @@ class TestMistakes:
 
 
 def test_factors_left_out_by_default():
-    from tcvae_ref.data import grid, render
-
     data = render(grid((3, 2, 2, 2, 1)))
     assert [data.factors[k].name for k in scored_factors(data)] == ["scale", "orientation", "posX"]
     assert [data.factors[k].name for k in scored_factors(data, ["shape"])] == ["shape"]

@@ -1,5 +1,6 @@
 """dSprites, re-rendered: against a point-in-polygon test, against the real images where they are at hand; files."""
 
+import contextlib
 import dataclasses
 import io
 import pickle
@@ -131,8 +132,29 @@ class TestGrids:
     def test_cut_off_sprites_are_refused(self):
         factors = list(grid("tiny").factors)
         factors[1] = Factor("scale", np.array([1.5]))
-        with pytest.raises(InputError, match="scale must be at most 1"):
+        with pytest.raises(InputError, match=r"scale takes the value 1\.5; allowed are"):
             render(FactorGrid(tuple(factors)))
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("shape", 7),
+            ("shape", 1.5),
+            ("scale", 0),
+            ("scale", np.nan),
+            ("orientation", np.inf),
+            ("posX", -0.1),
+            ("posY", 40),
+        ],
+    )
+    def test_values_no_sprite_is_drawn_at(self, name, value):
+        factors = [f._replace(values=np.array([value], float)) if f.name == name else f for f in grid("tiny").factors]
+        with pytest.raises(InputError, match=f"{name} takes the value"):
+            render(FactorGrid(tuple(factors)))
+
+    def test_axes_longer_than_classes_can_count(self):
+        with pytest.raises(InputError, match="at most 65536"):
+            grid((1, 1, 1, 70_000, 1))
 
 
 class TestPackedImages:
@@ -200,6 +222,8 @@ class TestFiles:
             ({"latents_values": np.full((4, 6), np.nan)}, "latents_values finite"),
             ({"latents_classes": np.zeros((4, 6))}, "latents_classes must be integers"),
             ({"latents_values": np.arange(24.0).reshape(4, 6)}, "several values"),
+            ({"latents_values": np.full((4, 6), "a")}, "finite real numbers"),
+            ({"latents_values": np.full((4, 6), 1j)}, "finite real numbers"),
         ],
     )
     def test_foreign_files(self, tmp_path, replaced, match):
@@ -212,6 +236,10 @@ class TestFiles:
         for content in (b"", b"not a zip", whole[:100], whole[: len(whole) // 2], whole[:-30]):
             path.write_bytes(content)
             with pytest.raises(InputError, match=r"bad\.npz"):
+                read_npz(path)
+        for place in range(whole.index(b"latents_values.npy") - 30, whole.index(b"latents_values.npy") + 160):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x11]) + whole[place + 1 :])
+            with contextlib.suppress(InputError):  # an error of its own, or no harm: never another exception
                 read_npz(path)
         place = whole.index(b"latents_values.npy") + 250
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])

@@ -298,6 +298,13 @@ class TestSpecialCases:
         terms = kl_terms(z, mu, log_var, N, expected_log_qz("exact"))
         assert abs(terms.total_correlation + 0.5 * math.log(1 - aggregate**2)) < 0.05
 
+    def test_variances_far_from_one(self):
+        """(z - mu) exp(-log_var / 2) is squared, so variances of e^-800 and distances of 1e200 still have a density."""
+        z, log_var = np.array([[0.0, 1e200]]), np.array([[-800.0, 922.0]])
+        own = log_density(z, 0 * z, log_var)
+        expected = [400 - naive.LOG_2PI / 2, -0.5 * ((1e200 * math.exp(-461)) ** 2 + 922 + naive.LOG_2PI)]
+        np.testing.assert_allclose(own[0], expected, rtol=1e-12)
+
     def test_published_bias_of_the_estimators(self):
         """N = 2000, D = 10, M = 256, sigma = 0.3 on standard normal means: MWS is far off, MSS is not."""
         rng = np.random.default_rng(8)
@@ -340,6 +347,17 @@ class TestRefusals:
     def test_batches_stratified_sampling_cannot_use(self, estimator):
         self.refuse("M=3 exceeds dataset_size=2", log_qz(estimator), self.Z, self.Z, self.Z, 2)
         self.refuse("M=1 is too small", log_qz(estimator), self.Z[:1], self.Z[:1], self.Z[:1], 5)
+
+    @pytest.mark.parametrize("kind", [np.int32, np.uint8, np.int64])
+    def test_a_numpy_integer_is_as_good_as_pythons(self, kind):
+        rng = np.random.default_rng(0)
+        z, mu, log_var = (rng.standard_normal((3, 2)) for _ in range(3))
+        for estimator in BATCH:
+            np.testing.assert_array_equal(
+                log_qz(estimator)(z, mu, log_var, kind(200)).joint, log_qz(estimator)(z, mu, log_var, 200).joint
+            )
+        for weights in WEIGHTS.values():
+            np.testing.assert_array_equal(weights(kind(100), kind(120)), weights(100, 120))
 
     def test_exact_needs_every_posterior(self):
         self.refuse("3 posteriors are given and dataset_size=9", log_qz("exact"), self.Z, self.Z, self.Z, 9)

@@ -143,6 +143,12 @@ class TestObjectives:
         elbo = beta_tcvae(terms, 1.0)
         np.testing.assert_allclose(beta_tcvae(terms, 6.0), elbo - 5.0 * terms.total_correlation, rtol=1e-10, atol=1e-8)
 
+    def test_log_px_is_one_number_for_each_sample(self):
+        z = np.zeros((4, 2))
+        for log_px, match in ((np.zeros(5), "shape"), (np.zeros((4, 1)), "shape"), (np.full(4, np.nan), "nan")):
+            with pytest.raises(InputError, match=match):
+                elbo_terms(log_px, z, z, z, 10, expected_log_qz("mws"))
+
 
 class TestNetworks:
     def test_layers_and_shapes(self):

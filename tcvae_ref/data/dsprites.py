@@ -14,7 +14,7 @@ an edge crosses depend on posY alone and the columns on posX, so a whole (posX, 
 in integers, with no rounding after the vertices'.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError, option
 from tcvae_ref.data.factors import Factor, FactorDataset, FactorGrid, PackedImages, checked_sizes
+from tcvae_ref.types import ProgressHook
 
 SIDE = 64
 HALF = 9.6  # half the side of the square at scale 1, pixels
@@ -166,7 +167,7 @@ def _resized(factor: Factor, size: int) -> Factor:
 def render(
     factor_grid: FactorGrid,
     name: str = "dSprites, re-rendered",
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressHook | None = None,
 ) -> FactorDataset:
     """Render every image of a grid.
 
@@ -187,11 +188,10 @@ def render(
     Raises
     ------
     InputError
-        A sprite would reach over the edge of the picture.
+        The factors are not those five, or a value is not allowed (`check_sprite_values`).
     """
+    check_sprite_values("render", factor_grid.factors)
     shape, scale, orientation, posX, posY = (factor.values for factor in factor_grid.factors)
-    if np.max(scale) > 1.0 or min(posX.min(), posY.min()) < 0.0 or max(posX.max(), posY.max()) > 1.0:
-        raise InputError("dSprites: scale must be at most 1 and positions within [0, 1], or sprites are cut off")
     per_plane = len(posX) * len(posY)
     rows = np.empty((len(factor_grid), SIDE * SIDE // 8), dtype=np.uint8)
     done = 0
@@ -204,6 +204,25 @@ def render(
                 if progress is not None:
                     progress(done, len(factor_grid))
     return FactorDataset(name, PackedImages(rows, (SIDE, SIDE)), factor_grid.factors, factor_grid.classes())
+
+
+def check_sprite_values(where: str, factors: Sequence[Factor]) -> None:
+    """Require values a sprite can be drawn at: shape 1, 2 or 3, scale in (0, 1], positions in [0, 1], all finite."""
+    names = [factor.name for factor in factors]
+    if names != [factor.name for factor in FACTORS]:
+        raise InputError(f"{where}: factors are {', '.join(names)}; {', '.join(f.name for f in FACTORS)} are needed")
+    for name, values in factors:
+        low, high = {"shape": (1.0, 3.0), "orientation": (-np.inf, np.inf)}.get(name, (0.0, 1.0))
+        allowed = np.isfinite(values) & (values >= low) & (values <= high)
+        if name == "shape":
+            allowed &= values == np.rint(values)
+        if name == "scale":
+            allowed &= values > 0
+        if not allowed.all():
+            raise InputError(
+                f"{where}: {name} takes the value {values[~allowed][0]:g}; allowed are shape 1, 2 or 3, scale in "
+                "(0, 1], positions in [0, 1] and any finite orientation"
+            )
 
 
 def packed(words: NDArray[np.uint64]) -> NDArray[np.uint8]:

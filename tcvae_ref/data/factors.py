@@ -1,6 +1,7 @@
 """Data sets that know how they were generated: images with the factors behind each of them."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError, whole_number
+
+MOST_VALUES = 2**16
+"""Classes are kept in 16 bits."""
 
 
 class Factor(NamedTuple):
@@ -29,13 +33,17 @@ class FactorGrid:
 
     factors: tuple[Factor, ...]
 
+    def __post_init__(self) -> None:
+        for factor in self.factors:
+            whole_number("FactorGrid", f"number of values of {factor.name}", factor.size, 1, MOST_VALUES)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of values of each factor."""
         return tuple(factor.size for factor in self.factors)
 
     def __len__(self) -> int:
-        return int(np.prod(self.sizes, dtype=np.int64))
+        return math.prod(self.sizes)
 
     def classes(self) -> NDArray[np.uint16]:
         """Class of each factor at each grid point : (N, K)."""
@@ -110,4 +118,4 @@ def checked_sizes(where: str, sizes: Sequence[Any], names: Sequence[str]) -> tup
     """Require one positive whole number per factor."""
     if len(sizes) != len(names):
         raise InputError(f"{where}: {len(sizes)} sizes are given; {len(names)} are needed: {' x '.join(names)}")
-    return tuple(whole_number(where, name, size, 1) for name, size in zip(names, sizes, strict=True))
+    return tuple(whole_number(where, name, size, 1, MOST_VALUES) for name, size in zip(names, sizes, strict=True))

@@ -1,6 +1,6 @@
 """dSprites files: the official npz and others of its form, read without pickle and held at one bit per pixel."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,17 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.data.dsprites import FACTORS, render_plane
-from tcvae_ref.data.factors import Factor, FactorDataset, PackedImages
+from tcvae_ref.data.dsprites import FACTORS, SHAPES, check_sprite_values, render_plane
+from tcvae_ref.data.factors import MOST_VALUES, Factor, FactorDataset, PackedImages
 from tcvae_ref.files import NpzReader, NpzWriter, atomic_write
-
-Progress = Callable[[int, int], None]
+from tcvae_ref.types import ProgressHook
 
 FIDELITY = 0.999
 """The share of real images that the re-rendering must reproduce bit by bit."""
 
 
-def read_npz(path: Path, progress: Progress | None = None) -> FactorDataset:
+def read_npz(path: Path, progress: ProgressHook | None = None) -> FactorDataset:
     """Read a data set of binary images with their factors.
 
     Parameters
@@ -53,8 +52,12 @@ def read_npz(path: Path, progress: Progress | None = None) -> FactorDataset:
             f"{path}: {N} images, latents_classes {classes.shape} and latents_values {values.shape}; "
             "both must be (images, factors)"
         )
-    if not np.issubdtype(classes.dtype, np.integer) or not np.isfinite(values.astype(np.float64)).all():
-        raise InputError(f"{path}: latents_classes must be integers and latents_values finite numbers")
+    real = np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)
+    if not np.issubdtype(classes.dtype, np.integer) or not real or not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: latents_classes is {classes.dtype} and latents_values {values.dtype}; latents_classes must be "
+            "integers and latents_values finite real numbers"
+        )
     names = _factor_names(classes.shape[1])
     factors, columns = [], []
     for k, name in enumerate(names):
@@ -64,12 +67,12 @@ def read_npz(path: Path, progress: Progress | None = None) -> FactorDataset:
             raise InputError(f"{path}: one class of {name} has several values in latents_values")
         factors.append(factor)
         columns.append(column)
-    if max(factor.size for factor in factors) > np.iinfo(np.uint16).max:
-        raise InputError(f"{path}: a factor has more than 65,535 values; is latents_classes a continuous quantity?")
+    if max(factor.size for factor in factors) > MOST_VALUES:
+        raise InputError(f"{path}: a factor has more than {MOST_VALUES} values; is latents_classes continuous?")
     return FactorDataset(path.name, images, tuple(factors), np.stack(columns, axis=1).astype(np.uint16))
 
 
-def _read_images(archive: NpzReader, progress: Progress | None) -> PackedImages:
+def _read_images(archive: NpzReader, progress: ProgressHook | None) -> PackedImages:
     shape, dtype, blocks = archive.blocks("imgs")
     if len(shape) != 3 or dtype not in (np.uint8, np.bool_) or 0 in shape or (shape[1] * shape[2]) % 8:
         raise InputError(
@@ -100,7 +103,7 @@ def _factor_names(K: int) -> list[str]:
     return sprite_names if len(sprite_names) == K else [f"factor {k}" for k in range(K)]
 
 
-def write_npz(path: Path, data: FactorDataset, progress: Progress | None = None) -> None:
+def write_npz(path: Path, data: FactorDataset, progress: ProgressHook | None = None) -> None:
     """Write a data set in the form of the official file (without colour and metadata), atomically.
 
     Parameters
@@ -140,7 +143,7 @@ class Fidelity(NamedTuple):
         return self.identical / self.images
 
 
-def fidelity(data: FactorDataset, progress: Progress | None = None) -> Fidelity:
+def fidelity(data: FactorDataset, progress: ProgressHook | None = None) -> Fidelity:
     """Render every image of `data` from its factor values and compare.
 
     Parameters
@@ -157,7 +160,7 @@ def fidelity(data: FactorDataset, progress: Progress | None = None) -> Fidelity:
     Raises
     ------
     InputError
-        The data are not dSprites: another picture size, other factors, or a shape that is not 1, 2 or 3.
+        The data are not dSprites: another picture size, other factors, or values no sprite is drawn at.
     """
     by_name = {factor.name: k for k, factor in enumerate(data.factors)}
     wanted = [factor.name for factor in FACTORS]
@@ -167,9 +170,9 @@ def fidelity(data: FactorDataset, progress: Progress | None = None) -> Fidelity:
             f"with {', '.join(wanted)}"
         )
     columns = data.classes[:, [by_name[name] for name in wanted]].astype(np.int64)
-    shape, scale, orientation, posX, posY = (data.factors[by_name[name]].values for name in wanted)
-    if not set(shape.tolist()) <= {1.0, 2.0, 3.0}:
-        raise InputError(f"{data.name}: shapes are {shape.tolist()}; 1 square, 2 ellipse and 3 heart are known")
+    factors = [data.factors[by_name[name]] for name in wanted]
+    check_sprite_values(data.name, factors)
+    shape, scale, orientation, posX, posY = (factor.values for factor in factors)
     sprite = np.ravel_multi_index(tuple(columns[:, :3].T), (len(shape), len(scale), len(orientation)))
     order = np.argsort(sprite, kind="stable")
     differing = np.empty(len(data), dtype=np.int64)
@@ -182,10 +185,7 @@ def fidelity(data: FactorDataset, progress: Progress | None = None) -> Fidelity:
         if progress is not None:
             progress(int(np.searchsorted(sprite[order], sprite[group[0]], "right")), len(data))
     same = differing == 0
-    shares = {
-        ("square", "ellipse", "heart")[int(value) - 1]: float(same[columns[:, 0] == k].mean())
-        for k, value in enumerate(shape)
-    }
+    shares = {SHAPES[int(value) - 1]: float(same[columns[:, 0] == k].mean()) for k, value in enumerate(shape)}
     counts = np.bincount(differing[~same]) if not same.all() else np.zeros(0, dtype=np.int64)
     histogram = {int(pixels): int(counts[pixels]) for pixels in np.flatnonzero(counts)}
     return Fidelity(len(data), int(same.sum()), shares, histogram)

@@ -5,6 +5,7 @@ from tcvae_ref.metrics.decomposition import (
     ExactDecomposition,
     decomposition_exact,
     dimension_wise_kl_exact,
+    estimate,
 )
 from tcvae_ref.metrics.entropy import Entropy, mixture_entropies
 from tcvae_ref.metrics.mig import MIG, mig_quadrature
@@ -16,6 +17,7 @@ __all__ = [
     "ExactDecomposition",
     "decomposition_exact",
     "dimension_wise_kl_exact",
+    "estimate",
     "mig_quadrature",
     "mixture_entropies",
 ]

@@ -1,7 +1,6 @@
 """The exact TC-decomposition of a trained model: samples against the posteriors of the whole data set."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.estimators import log_qz_exact
 from tcvae_ref.gaussian import kl_to_standard_normal, log_density, log_standard_normal, reparameterise
-from tcvae_ref.types import Array, LogQzEstimator
+from tcvae_ref.types import Array, LogQzEstimator, ProgressHook
 
 
 class Estimate(NamedTuple):
@@ -42,7 +41,7 @@ def decomposition_exact(
     eps: Array,
     log_qz: LogQzEstimator = log_qz_exact,
     block_bytes: int = 2**26,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressHook | None = None,
 ) -> ExactDecomposition:
     """Decompose the KL term with the exact aggregate posterior (paper, eq. 2).
 
@@ -80,7 +79,7 @@ def decomposition_exact(
         raise InputError(
             f"decomposition_exact: {S} indices and eps {eps.shape}; (S,) and (S, {D}) with S >= 2 are needed"
         )
-    if index.min() < 0 or index.max() >= N:
+    if not np.issubdtype(index.dtype, np.integer) or index.min() < 0 or index.max() >= N:
         raise InputError(
             f"decomposition_exact: indices lie in [{index.min()}, {index.max()}]; there are N={N} posteriors"
         )
@@ -98,17 +97,18 @@ def decomposition_exact(
         if progress is not None:
             progress(part.stop, S)
     return ExactDecomposition(
-        mutual_information=_estimate(mutual_information),
-        total_correlation=_estimate(total_correlation),
-        dimension_wise_kl=_estimate(dimension_wise_kl),
-        kl_monte_carlo=_estimate(mutual_information + total_correlation + dimension_wise_kl),
+        mutual_information=estimate(mutual_information),
+        total_correlation=estimate(total_correlation),
+        dimension_wise_kl=estimate(dimension_wise_kl),
+        kl_monte_carlo=estimate(mutual_information + total_correlation + dimension_wise_kl),
         kl_analytic=float(np.mean(kl_to_standard_normal(mu, log_var), dtype=np.float64)),
         samples=S,
         components=N,
     )
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
+def estimate(values: NDArray[np.float64]) -> Estimate:
+    """Mean of independent draws and its standard error."""
     return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 

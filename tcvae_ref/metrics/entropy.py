@@ -5,6 +5,7 @@ Monte Carlo: the trapezoid rule on a uniform grid converges faster than any powe
 about 9 sigma, so the densities cost (N x window), not (N x grid). The step is halved until the answer holds still.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ FIRST_STEP = 0.5
 """The coarsest step, in units of the smallest sigma (rounded down to a power of two)."""
 LARGEST_GRID = 2**26
 """Densities held at once, over all groups: 512 MB."""
+SMALLEST_SIGMA = 1e-100
 _BLOCK = 2**21  # densities evaluated at a time
 
 
@@ -33,7 +35,7 @@ class Entropy(NamedTuple):
     conditional: list[float]
     """H(z | v_k) of each labelling k: the groups' entropies averaged with the groups' shares."""
     error: float
-    """The largest change of any of these, or of their differences, when the step was last halved."""
+    """Estimate of the error of any of these and of their differences, from the changes as the step was halved."""
 
 
 def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], tolerance: float = 1e-10) -> Entropy:
@@ -49,12 +51,14 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
     labels : (N, K) of int
         Class of each component in each of K labellings, 0, 1, ...
     tolerance : float
-        Halve the step until no entropy changes by more, nats.
+        Halve the step until the error estimate is below this, nats.
 
     Returns
     -------
     Entropy
-        The step of the result is half the step its `error` speaks of, so the error is an upper estimate.
+        Its error is the change of the last halving, or the square of the change before where that is larger: the
+        trapezoid rule's error is about squared by each halving once the step is below the widths, and one small change
+        alone can be an accident.
 
     Raises
     ------
@@ -63,44 +67,63 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
         exceed `LARGEST_GRID`.
     """
     checks.matrices("mixture_entropies", mu=mu[:, None], log_var=log_var[:, None])
-    if labels.ndim != 2 or len(labels) != len(mu):
-        raise InputError(f"mixture_entropies: labels are {labels.shape}; (N, K) with N={len(mu)} is needed")
-    mu, sigma = mu.astype(np.float64), np.exp(0.5 * log_var.astype(np.float64))
+    checks.real_number("mixture_entropies", "tolerance", tolerance, 0.0, above=True)
+    if labels.ndim != 2 or len(labels) != len(mu) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"mixture_entropies: labels are {labels.dtype} {labels.shape}; integers (N, K) with N={len(mu)} are needed"
+        )
+    if labels.size and labels.min() < 0:
+        raise InputError("mixture_entropies: labels go below 0; number the groups 0, 1, ...")
+    mu = mu.astype(np.float64)
+    with np.errstate(over="ignore"):
+        sigma = np.exp(0.5 * log_var.astype(np.float64))
+    if sigma.min() < SMALLEST_SIGMA or sigma.max() > 1.0 / SMALLEST_SIGMA:
+        raise InputError(
+            f"mixture_entropies: log_var lies in [{log_var.min():.4g}, {log_var.max():.4g}]; widths between "
+            f"{SMALLEST_SIGMA:g} and {1.0 / SMALLEST_SIGMA:g} are computed: rescale the components"
+        )
     step = 2.0 ** math.floor(math.log2(FIRST_STEP * float(sigma.min())))  # a power of two: grid points are exact
     while True:
-        fine, coarse = _trapezoid_entropies(mu, sigma, labels, step)
-        change = fine - coarse
-        error = float(np.max(np.abs(np.append(change, change[0] - change[1:]))))
+        by_step = _trapezoid_entropies(mu, sigma, labels, step)
+        last, before = (_largest_change(fine, coarse) for fine, coarse in itertools.pairwise(by_step))
+        error = max(last, before**2)  # halving squares the error: two changes must agree that it is small
         if error <= tolerance:
-            return Entropy(float(fine[0]), [float(h) for h in fine[1:]], error)
+            marginal, *conditional = by_step[0].tolist()
+            return Entropy(marginal, conditional, error)
         step /= 2
+
+
+def _largest_change(fine: NDArray[np.float64], coarse: NDArray[np.float64]) -> float:
+    """Of any entropy, or of any difference of the marginal's and a conditional one."""
+    change = fine - coarse
+    return float(np.max(np.abs(np.append(change, change[0] - change[1:]))))
 
 
 def _trapezoid_entropies(
     mu: Array, sigma: Array, labels: NDArray[np.integer], step: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[H(z), H(z|v_1), ..., H(z|v_K)] with this step, and with every second point of the same grid."""
+) -> list[NDArray[np.float64]]:
+    """[H(z), H(z|v_1), ..., H(z|v_K)] with this step, and with every second and every fourth point of the same grid."""
     start = step * math.floor(float(np.min(mu - REACH * sigma)) / step)
     spread = float(np.max(mu + REACH * sigma)) - start
-    window = math.floor(2.0 * REACH * float(sigma.max()) / step) + 1
+    window = math.floor(2.0 * REACH * float(sigma.max()) / step) + 2
     points = math.ceil(spread / step) + 1 + window  # a block's windows are as long as its widest: room for them
     sizes = [1] + [int(column.max()) + 1 for column in labels.T]
     if points * sum(sizes) > LARGEST_GRID:
         raise InputError(
             f"mixture_entropies: components as narrow as {sigma.min():.3g} over a range of {spread:.3g} need a grid "
             f"of {points} points for each of {sum(sizes)} groups, more than {LARGEST_GRID} numbers; "
-            "drop the components that are too narrow, or this dimension"
+            "leave out the components that are too narrow"
         )
     labellings = [np.zeros(len(mu), dtype=np.int64), *labels.T.astype(np.int64)]
     sums = _group_densities(mu, sigma, labellings, sizes, start, step, points)
-    fine, coarse = [], []
+    integrals: list[list[float]] = [[], [], []]
     for label, density in zip(labellings, sums, strict=True):
         # density[v] = p(v) q(z|v), so  - p(v) q log q = - density log density + density log p(v)
         share = np.bincount(label, minlength=len(density)) / len(mu)
         integrand = xlogy(density, np.where(share > 0, share, 1.0)[:, None]) - xlogy(density, density)
-        fine.append(step * integrand.sum())
-        coarse.append(2.0 * step * integrand[:, ::2].sum())
-    return np.array(fine), np.array(coarse)
+        for power, values in enumerate(integrals):
+            values.append(2**power * step * float(integrand[:, :: 2**power].sum()))
+    return [np.array(values) for values in integrals]
 
 
 def _group_densities(
@@ -112,20 +135,27 @@ def _group_densities(
     step: float,
     points: int,
 ) -> list[NDArray[np.float64]]:
-    """Sum of N(z; mu_n, sigma_n^2) / N over each group, on the grid start + step * (0, 1, ... points - 1)."""
+    """Sum of N(z; mu_n, sigma_n^2) / N over each group, on the grid start + step * (0, 1, ... points - 1).
+
+    Components of about one width are taken together, from left to right, so that a block of them touches a short
+    stretch of the grid: the cost is the sum of the windows.
+    """
     sums = [np.zeros((size, points)) for size in sizes]
-    order = np.argsort(sigma)  # components of one block have windows of about one length
     first = np.ceil((mu - REACH * sigma - start) / step).astype(np.int64)
-    window = np.floor(2.0 * REACH * sigma / step).astype(np.int64) + 1
-    done = 0
-    while done < len(mu):
-        count = max(1, _BLOCK // int(window[order[min(done + _BLOCK // 64, len(mu) - 1)]]))
-        block = order[done : done + count]
-        index = first[block, None] + np.arange(window[block[-1]])
-        q = (start + step * index - mu[block, None]) / sigma[block, None]
-        density = np.exp(-0.5 * q * q) / (math.sqrt(2.0 * math.pi) * sigma[block, None] * len(mu))
-        for total, label in zip(sums, labellings, strict=True):
-            cell = label[block, None] * points + index
-            total += np.bincount(cell.ravel(), density.ravel(), minlength=total.size).reshape(total.shape)
-        done += count
+    window = np.floor(2.0 * REACH * sigma / step).astype(np.int64) + 2
+    octave = np.floor(np.log2(window)).astype(np.int64)
+    order = np.lexsort((first, octave))
+    for members in np.split(order, np.flatnonzero(np.diff(octave[order])) + 1):
+        width = int(window[members].max())
+        count = max(1, _BLOCK // width)
+        for begin in range(0, len(members), count):
+            block = members[begin : begin + count]
+            index = first[block, None] + np.arange(width)
+            q = (start + step * index - mu[block, None]) / sigma[block, None]
+            density = np.exp(-0.5 * q * q) / (math.sqrt(2.0 * math.pi) * sigma[block, None] * len(mu))
+            left, stretch = int(index[0, 0]), int(index[-1, -1]) - int(index[0, 0]) + 1
+            for total, label in zip(sums, labellings, strict=True):
+                cell = label[block, None] * stretch + (index - left)
+                added = np.bincount(cell.ravel(), density.ravel(), minlength=len(total) * stretch)
+                total[:, left : left + stretch] += added.reshape(len(total), stretch)
     return sums

@@ -1,6 +1,5 @@
 """The mutual information gap (paper, section 4.1)."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.metrics.entropy import mixture_entropies
-from tcvae_ref.types import Array
+from tcvae_ref.types import Array, ProgressHook
 
 
 class MIG(NamedTuple):
@@ -24,7 +23,7 @@ class MIG(NamedTuple):
     entropies: NDArray[np.float64]
     """(D,): H(z_d), differential entropies."""
     error: float
-    """Upper estimate of the numerical error of any entry of `information`, nats."""
+    """Estimate of the numerical error of any entry of `information`, nats (`Entropy.error`)."""
     recipe: str
     """Which of the recipes that share the name MIG this is."""
 
@@ -34,7 +33,7 @@ def mig_quadrature(
     log_var: Array,
     classes: NDArray[np.integer],
     tolerance: float = 1e-10,
-    progress: Callable[[int, int], None] | None = None,
+    progress: ProgressHook | None = None,
 ) -> MIG:
     """Mutual information gap without Monte-Carlo noise.
 
@@ -52,7 +51,7 @@ def mig_quadrature(
     classes : (N, K) of int
         Each input's class of each factor; every factor takes at least two values.
     tolerance : float
-        Halve the step of the quadrature until no entropy changes by more, nats.
+        Halve the step of the quadrature until its error estimate is below this, nats.
     progress : function, optional
         Called as progress(done, total), in dimensions.
 
@@ -69,8 +68,10 @@ def mig_quadrature(
     N, D = mu.shape
     if D < 2:
         raise InputError(f"mig_quadrature: {D} latent dimension is too few; a gap needs two")
-    if classes.ndim != 2 or len(classes) != N or classes.shape[1] == 0:
-        raise InputError(f"mig_quadrature: classes are {classes.shape}; (N, K) with N={N} is needed")
+    if classes.ndim != 2 or len(classes) != N or classes.shape[1] == 0 or not np.issubdtype(classes.dtype, np.integer):
+        raise InputError(
+            f"mig_quadrature: classes are {classes.dtype} {classes.shape}; integers (N, K) with N={N} are needed"
+        )
     labels = np.stack([np.unique(column, return_inverse=True)[1] for column in classes.T], axis=1)
     constant = [k for k in range(labels.shape[1]) if labels[:, k].max() == 0]
     if constant:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.types import Array
 
 _BLOCK = 1 << 15  # numbers updated at a time: the temporaries stay in the cache
@@ -45,7 +46,22 @@ def adam_step(
     step : int
         t, counted from 1.
     learning_rate, beta1, beta2, epsilon : float
+
+    Raises
+    ------
+    InputError
+        Shapes or dtypes differ, parameters or moments are not contiguous, or step < 1.
     """
+    whole_number("adam_step", "step", step, 1)
+    for arrays in zip(parameters, gradient, state.first, state.second, strict=True):
+        p, g, m, v = arrays
+        if {(a.shape, a.dtype) for a in arrays} != {(p.shape, p.dtype)} or not all(
+            a.flags.c_contiguous for a in (p, m, v)
+        ):
+            raise InputError(
+                f"adam_step: parameter, gradient and moments are {[f'{a.dtype} {a.shape}' for a in arrays]}; all must "
+                "be of one shape and dtype, the parameter and moments contiguous: they are changed in place"
+            )
     root = math.sqrt(1.0 - beta2**step)  # sqrt(v / (1 - b2^t)) + eps  =  (sqrt(v) + root eps) / root
     rate = learning_rate * root / (1.0 - beta1**step)
     scratch = np.empty(_BLOCK, parameters[0].dtype)

@@ -144,9 +144,7 @@ def train(
         The batch is larger than the data set.
     """
     N, M = len(data), settings.batch
-    settings.check_batch(N)
-    steps_per_epoch = N // M
-    total = steps_per_epoch * settings.epochs
+    steps_per_epoch, total = settings.steps_per_epoch(N), settings.steps(N)
     gradient_and_terms = grad_and_aux(
         lambda parameters, x, eps, step: loss_and_terms(settings, parameters, x, eps, N, step)
     )

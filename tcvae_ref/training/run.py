@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tcvae_ref
-from tcvae_ref.checks import InputError
+from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, read_json, write_json
 from tcvae_ref.objectives import ElboTerms
@@ -30,10 +30,20 @@ _SETTINGS, _CHECKPOINT, _HISTORY = "run.json", "checkpoint.npz", "history.csv"
 
 
 class DataSource(NamedTuple):
-    """Where a run's images come from: a grid by name or sizes, or a file."""
+    """Where a run's images come from: a grid by name or sizes, or else a file."""
 
     grid: str | tuple[int, ...] | None
     file: str | None
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "DataSource":
+        """Read back from run.json."""
+        grid, file = content["grid"], content["file"]
+        if isinstance(grid, list) and all(isinstance(size, int) for size in grid):
+            grid = tuple(grid)
+        if not (isinstance(grid, str | tuple) and file is None) and not (grid is None and isinstance(file, str)):
+            raise InputError(f"data: grid {grid!r} and file {file!r}; one is a name or sizes, the other null")
+        return cls(grid, file)
 
 
 class Run(NamedTuple):
@@ -56,9 +66,11 @@ class Run(NamedTuple):
         OSError
             The folder cannot be written.
         """
-        if (folder / _SETTINGS).exists() or (folder / _CHECKPOINT).exists():
+        if (folder / _SETTINGS).exists():
             raise InputError(f"{folder}: already holds a run; continue it with --resume, or choose another --out")
-        settings.check_batch(len(data))
+        if (folder / _CHECKPOINT).exists():
+            raise InputError(f"{folder}: holds a {_CHECKPOINT} without its {_SETTINGS}; choose another --out")
+        settings.steps(len(data))
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, settings, source, digest(data))
         run._write_settings()
@@ -96,8 +108,7 @@ class Run(NamedTuple):
         try:
             settings = Settings.from_json(content["settings"])
             data = content["data"]
-            grid = tuple(data["grid"]) if isinstance(data["grid"], list) else data["grid"]
-            return cls(folder, settings, DataSource(grid, data["file"]), data["sha256"])
+            return cls(folder, settings, DataSource.from_json(data), data["sha256"])
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{folder / _SETTINGS}: damaged ({error}); start a new run") from None
 
@@ -110,7 +121,7 @@ class Run(NamedTuple):
 
     def save(self, state: TrainingState) -> None:
         """Replace the checkpoint and the history, each as a whole."""
-        position = {"format": FORMAT, "step": state.step, "arrays": len(state.parameters)}
+        position = {"format": FORMAT, "step": state.step, "settings": _lasting(self.settings)}
         with atomic_write(self.folder / _CHECKPOINT) as file, NpzWriter(file) as archive:
             archive.array("position", np.frombuffer(json.dumps(position).encode(), np.uint8))
             archive.array("epoch_sum", state.epoch_sum)
@@ -126,49 +137,67 @@ class Run(NamedTuple):
         with atomic_write(self.folder / _HISTORY) as file:
             file.write(text.getvalue().encode())
 
-    def load(self, pixels: int) -> TrainingState:
+    def load(self, pixels: int, dataset_size: int) -> TrainingState:
         """Read the checkpoint, or make the first state where there is none yet.
 
         Raises
         ------
         InputError
-            The checkpoint is damaged, or belongs to networks of other sizes.
+            The checkpoint is damaged, was made with other settings, or belongs to networks of other sizes.
         """
         path = self.folder / _CHECKPOINT
         fresh = initial_state(self.settings, pixels)
         if not path.exists():
             return fresh
         with NpzReader(path) as archive:
-            archive.require("position", "epoch_sum", "history")
+            archive.require("position", "epoch_sum", "history", "parameter_0")
             try:
                 position = json.loads(archive.array("position").tobytes())
-                step, arrays = int(position["step"]), int(position["arrays"])
-            except (ValueError, KeyError, TypeError):
+                step, form, settings = position["step"], position["format"], position["settings"]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise InputError(f"{path}: position is damaged; start a new run") from None
-            if arrays != len(fresh.parameters):
-                raise InputError(
-                    f"{path}: {arrays} parameter arrays; the settings in {_SETTINGS} make "
-                    f"{len(fresh.parameters)}: the checkpoint is of another architecture"
-                )
+            if form != FORMAT:
+                raise InputError(f"{path}: format {form!r}; this version reads {FORMAT}")
             parameters, first, second = (
-                [_like(archive, f"{name}_{i}", fresh.parameters[i]) for i in range(arrays)]
+                [_like(archive, f"{name}_{i}", array) for i, array in enumerate(fresh.parameters)]
                 for name in ("parameter", "first", "second")
             )
-            epoch_sum = _like(archive, "epoch_sum", fresh.epoch_sum)
-            history = archive.array("history")
-        if step < 0 or history.ndim != 2 or history.shape[1] != len(ElboTerms._fields):
-            raise InputError(f"{path}: step {step} and history {history.shape} do not fit; start a new run")
-        return TrainingState(step, parameters, AdamState(first, second), epoch_sum, history)
+            if settings != _lasting(self.settings):
+                raise InputError(f"{path}: was made with other settings than {_SETTINGS} holds; restore that file")
+            steps_per_epoch = self.settings.steps_per_epoch(dataset_size)
+            step = whole_number(str(path), "step", step, 0, self.settings.steps(dataset_size))
+            history = np.empty((step // steps_per_epoch, len(ElboTerms._fields)))
+            return TrainingState(
+                step,
+                parameters,
+                AdamState(first, second),
+                _like(archive, "epoch_sum", fresh.epoch_sum),
+                _like(archive, "history", history),
+            )
+
+
+def _lasting(settings: Settings) -> dict[str, Any]:
+    """What a checkpoint must agree with: all settings but the number of epochs, as JSON reads them back."""
+    content = json.loads(json.dumps(settings.to_json()))
+    del content["epochs"]
+    return dict(content)
 
 
 def _like(archive: NpzReader, name: str, expected: Any) -> Any:
-    """Read an array that must have the shape and dtype of `expected`."""
+    """Read a finite array that must have the shape and dtype of `expected`."""
+    if name not in archive:
+        raise InputError(
+            f"{archive.path}: {name} is missing; the settings in {_SETTINGS} need it: the checkpoint is of another "
+            "architecture"
+        )
     array = archive.array(name)
     if array.shape != expected.shape or array.dtype != expected.dtype:
         raise InputError(
             f"{archive.path}: {name} is {array.dtype} {array.shape}; the settings in {_SETTINGS} need "
             f"{expected.dtype} {expected.shape}: the checkpoint is of another architecture"
         )
+    if not np.isfinite(array).all():
+        raise InputError(f"{archive.path}: {name} holds nan or infinity; the file is damaged")
     return array
 
 

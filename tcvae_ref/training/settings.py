@@ -1,4 +1,8 @@
-"""Everything that determines a run: two runs of the same settings on the same data are bit-identical."""
+"""Everything that determines a run.
+
+Two runs of the same settings on the same data are bit-identical, on one machine with the same libraries and number
+of BLAS threads.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +21,14 @@ ESTIMATORS: dict[str, ExpectedLogQzEstimator] = {
 }
 """The estimators that work on a batch, by their names on the command line."""
 
-OBJECTIVES = ("vae", "beta-vae", "beta-tcvae")
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "vae": (),
+    "beta-vae": ("beta", "beta_warm_up"),
+    "beta-tcvae": ("alpha", "beta", "gamma", "beta_warm_up"),
+}
+"""The objectives, and which of the settings' weights enter each."""
+
+_MOST = 2**31 - 1  # of any size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,23 +66,28 @@ class Settings:
             checks.real_number("settings", name, getattr(self, name), 0.0)
         checks.real_number("settings", "learning_rate", self.learning_rate, 0.0, above=True)
         for name, least in (("beta_warm_up", 0), ("latent", 1), ("batch", 1), ("epochs", 1), ("seed", 0)):
-            checks.whole_number("settings", name, getattr(self, name), least)
+            checks.whole_number("settings", name, getattr(self, name), least, _MOST)
         for name in ("encoder", "decoder"):
             for width in getattr(self, name):
-                checks.whole_number("settings", f"{name} width", width, 1)
+                checks.whole_number("settings", f"{name} width", width, 1, _MOST)
         if self.batch < 2 and self.estimator in ("mss", "symmetric-mss"):
             raise InputError(
                 f"settings: batch={self.batch} is too small for {self.estimator}, whose weights divide by "
                 "batch - 1; use a batch of at least 2"
             )
 
-    def check_batch(self, dataset_size: int) -> None:
-        """Require a batch no larger than the data set."""
+    def steps_per_epoch(self, dataset_size: int) -> int:
+        """Batches in one pass through the data; a batch no larger than the data set is required."""
         if self.batch > dataset_size:
             raise InputError(
                 f"settings: batch={self.batch} exceeds the data set's {dataset_size} inputs; "
                 "a batch is drawn without replacement: choose a smaller batch or a larger grid"
             )
+        return dataset_size // self.batch
+
+    def steps(self, dataset_size: int) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch(dataset_size) * self.epochs
 
     def beta_at(self, step: int) -> float:
         """Weight beta at a step, counted from 0."""
