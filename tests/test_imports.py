@@ -12,9 +12,15 @@ import tcvae_ref
 PACKAGE = Path(tcvae_ref.__file__).parent
 REFERENCE = ("gaussian", "likelihood", "estimators", "decomposition", "objectives", "networks", "checks", "types")
 ROOMS = {
-    "data": {"checks", "files"},
+    "data": {"checks", "types", "files"},
     "metrics": {*REFERENCE},
     "training": {*REFERENCE, "data", "files"},
+}
+ALONE = {
+    "files": {"checks"},
+    "progress": {"types"},
+    "evaluation": {*REFERENCE, "data", "metrics"},
+    "figures": {*REFERENCE, "data", "metrics", "files"},
 }
 HEAVY = ("numba", "torch", "jax", "matplotlib", "hypothesis", "tcvae_kernels", "rich", "sklearn", "PIL")
 
@@ -56,10 +62,18 @@ def test_rooms_use_the_reference_and_their_neighbours_below(room, path):
     assert inside(path) <= allowed, inside(path) - allowed
 
 
-def test_only_the_command_line_puts_things_together():
-    for path in PACKAGE.rglob("*.py"):
-        if path.name not in ("cli.py",):
-            assert "cli" not in inside(path), path
+@pytest.mark.parametrize("module", ALONE)
+def test_modules_between_the_rooms_and_the_command_line(module):
+    path = PACKAGE / f"{module}.py"
+    assert outside(path) <= {"numpy", "scipy", "autograd", "matplotlib", "rich"}
+    assert inside(path) <= ALONE[module], inside(path) - ALONE[module]
+
+
+def test_every_module_has_its_doors():
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "cli"}
+    assert modules == {*REFERENCE, *ALONE}
+    assert {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()} == set(ROOMS)
+    assert all("cli" not in inside(path) for path in PACKAGE.rglob("*.py"))
 
 
 def test_the_naive_twin_imports_the_standard_library_only():

@@ -29,7 +29,8 @@ def blocks(path):
 def test_python_blocks_run_and_print_what_follows(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found, scope = blocks(path), {}
-    for (language, text), (after, expected) in zip(found, [*found[1:], ("end", "")], strict=True):
+    for i, (language, text) in enumerate(found):
+        after, expected = found[i + 1] if i + 1 < len(found) else ("end", "")
         if language != "python":
             continue
         printed = io.StringIO()
