@@ -20,6 +20,10 @@ class InputError(ValueError):
     """An argument, option or file that cannot be used as given."""
 
 
+class InputTypeError(InputError, TypeError):
+    """An argument of the wrong kind; a TypeError to those who expect one."""
+
+
 def _value(array: Any) -> Any:
     """Take an array out of autograd's boxes (one box per level of differentiation)."""
     while isinstance(array, Box):
@@ -32,18 +36,18 @@ def arrays(where: str, **named: Array) -> None:
 
     Raises
     ------
-    TypeError
+    InputTypeError
         An argument is not an array, or the dtypes differ or are not float64 or float32.
     InputError
         An entry is nan or infinite.
     """
     for name, array in named.items():
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise TypeError(f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})")
+            raise InputTypeError(f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})")
     dtypes = {name: str(array.dtype) for name, array in named.items()}
     if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float64", "float32"}:
         given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"{where}: dtypes are {given}; all must be float64 or all float32: convert with .astype")
+        raise InputTypeError(f"{where}: dtypes are {given}; all must be float64 or all float32: convert with .astype")
     for name, array in named.items():
         finite = np.isfinite(_value(array))
         if not finite.all():
@@ -105,7 +109,7 @@ def whole_number(where: str, name: str, value: Any, least: int, most: int | None
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise TypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a whole number is needed")
+        raise InputTypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a whole number is needed")
     if number < least:
         raise InputError(f"{where}: {name}={number} is too small; it must be at least {least}")
     if most is not None and number > most:
@@ -116,7 +120,7 @@ def whole_number(where: str, name: str, value: Any, least: int, most: int | None
 def real_number(where: str, name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> float:
     """Require a finite real number, at least `least` (or strictly above it)."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise TypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a number is needed")
+        raise InputTypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a number is needed")
     try:
         number = float(value)
     except OverflowError:

@@ -434,7 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         print(f"tcvae-ref: not enough memory ({error}); choose a smaller grid or batch", file=sys.stderr)
         return 1
-    except (InputError, TypeError) as error:
+    except InputError as error:
         print(f"tcvae-ref: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
