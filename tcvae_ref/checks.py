@@ -43,7 +43,9 @@ def arrays(where: str, **named: Array) -> None:
     """
     for name, array in named.items():
         if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise InputTypeError(f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})")
+            raise InputTypeError(
+                f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})"
+            )
     dtypes = {name: str(array.dtype) for name, array in named.items()}
     if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float64", "float32"}:
         given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())

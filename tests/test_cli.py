@@ -53,7 +53,7 @@ class TestTrainAndEvaluate:
         assert np.shape(numbers["mig"]["information"]) == (3, 3)
         assert numbers["mig"]["factors"] == ["scale", "posX", "posY"]
         assert numbers["mig"]["recipe"] == "quadrature"
-        assert numbers["run"]["beta"] == 6.0
+        assert numbers["run"]["beta"] == 20.0
         pictures = sorted(p.name for p in (folder / "figures").iterdir())
         assert pictures == ["information.png", "latents.png", "reconstructions.png", "training.png", "traversals.png"]
         assert all((folder / "figures" / p).read_bytes().startswith(b"\x89PNG") for p in pictures)
@@ -230,7 +230,7 @@ class TestMistakes:
         self.refused(capsys, "--grid tiny does not fit", "train", "--resume", trained, "--grid", "tiny")
         self.refused(capsys, "--preset paper does not fit", "train", "--resume", trained, "--preset", "paper")
         before = (trained / "run.json").read_bytes()
-        same = [*TINY, "--seed", 0]
+        same = [*TINY, "--seed", 1]
         assert run("train", "--resume", trained, *same) == 0  # the same words again are no difference
         assert (trained / "run.json").read_bytes() == before
 

@@ -26,8 +26,25 @@ from tcvae_ref.training.loop import epoch_order, loss_and_terms, networks, step_
 from tcvae_ref.training.run import DataSource, Saver
 
 GRID = (1, 2, 1, 6, 6)  # 72 images
-SMALL = Settings(encoder=(16,), decoder=(16,), latent=3, batch=16, epochs=5)  # 4 steps an epoch, 8 images left out
-SMALL_ARGUMENTS = ["--grid", "1x2x1x6x6", "--encoder", "16", "--decoder", "16", "--latent", "3", "--batch", "16"]
+SMALL = Settings(
+    beta=6.0, encoder=(16,), decoder=(16,), latent=3, batch=16, epochs=5, seed=0
+)  # 4 steps an epoch, 8 images left out
+SMALL_ARGUMENTS = [
+    "--beta",
+    "6",
+    "--seed",
+    "0",
+    "--grid",
+    "1x2x1x6x6",
+    "--encoder",
+    "16",
+    "--decoder",
+    "16",
+    "--latent",
+    "3",
+    "--batch",
+    "16",
+]
 
 
 @pytest.fixture(scope="module")
