@@ -72,9 +72,23 @@ def matrices(where: str, **named: Array) -> None:
         )
 
 
+def log_variances(where: str, **named: Array) -> None:
+    """Require logarithms of variances whose standard deviation and its inverse are finite numbers of their dtype."""
+    for name, array in named.items():
+        values = _value(array)
+        most = 1400.0 if values.dtype == np.float64 else 170.0
+        extreme = values.flat[np.argmax(np.abs(values))]
+        if abs(extreme) > most:
+            raise InputError(
+                f"{where}: {name} reaches {extreme:g}; in {values.dtype} it must lie within -{most:g} and {most:g}: "
+                "rescale, or look where it was computed"
+            )
+
+
 def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> None:
     """Require samples z : (S, D) and posteriors mu, log_var : (N, D) of the same D."""
     matrices(where, mu=mu, log_var=log_var)
+    log_variances(where, log_var=log_var)
     matrices(where, z=z)
     arrays(where, z=z, mu=mu)
     if z.shape[1] != mu.shape[1]:
@@ -82,6 +96,25 @@ def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> N
             f"{where}: z has {z.shape[1]} dimensions and mu has {mu.shape[1]}; "
             "z : (S, D) and mu, log_var : (N, D) share D"
         )
+
+
+def vectors(where: str, **named: Array) -> None:
+    """Require finite one-dimensional arrays of one length, at least 1, and dtype."""
+    arrays(where, **named)
+    shapes = {name: tuple(array.shape) for name, array in named.items()}
+    first = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or len(first) != 1 or first == (0,):
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InputError(f"{where}: shapes are {given}; all must be one (N,), N at least 1")
+
+
+def labels(where: str, name: str, array: Any, rows: int) -> None:
+    """Require an integer array (rows, K)."""
+    kind = getattr(getattr(array, "dtype", None), "kind", None)
+    shape = getattr(array, "shape", None)
+    if kind is None or kind not in "iu" or shape is None or len(shape) != 2 or shape[0] != rows:
+        given = type(array).__name__ if kind is None else f"{array.dtype} {shape}"
+        raise InputError(f"{where}: {name} are {given}; integers (N, K) with N={rows} are needed")
 
 
 def one_per_row(where: str, rows: int, **named: Array) -> None:

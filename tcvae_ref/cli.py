@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import io
 import os
 import signal
@@ -19,18 +20,22 @@ from tcvae_ref import __version__, checks, evaluation, figures
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import GRIDS, FactorDataset, fidelity, grid, read_npz, render, write_npz
 from tcvae_ref.data.sprite_files import FIDELITY
-from tcvae_ref.files import check_writable, locked, write_json
+from tcvae_ref.files import check_folder, check_writable, locked, write_json
 from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
 from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, initial_state, train
 from tcvae_ref.training.loop import networks
-from tcvae_ref.training.run import DataSource, Saver
+from tcvae_ref.training.run import FILES, DataSource, Saver
 from tcvae_ref.training.settings import ESTIMATORS, OBJECTIVES
 from tcvae_ref.types import Array
 
 EPILOG = "exit status: 0 done; 1 not done (interrupted, diverged, disk full, below the required share); 2 wrong usage"
 PRESET_GRIDS = {"hearts": "hearts", "paper": "full"}
+_WRONG_PLACE = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 # --- arguments ---------------------------------------------------------------------------------------------
@@ -45,6 +50,12 @@ def _grid(text: str) -> str | tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither one of {', '.join(GRIDS)} nor five sizes such as 3x6x10x16x16"
         ) from None
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a name ('.' for this folder)")
+    return Path(text)
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -66,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     training = commands.add_parser("train", help="train a model, or continue a run", epilog=EPILOG)
     training.set_defaults(run=_train)
     where = training.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
-    where.add_argument("--resume", type=Path, metavar="RUN", help="run to continue; --epochs may extend it")
+    where.add_argument("--out", type=_path, metavar="RUN", help="folder of the new run")
+    where.add_argument("--resume", type=_path, metavar="RUN", help="run to continue; --epochs may extend it")
     images = training.add_mutually_exclusive_group()
     images.add_argument("--grid", type=_grid, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
     images.add_argument("--data", metavar="FILE", help="an npz of the dSprites form, in place of a grid")
@@ -99,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluating = commands.add_parser("evaluate", help="exact decomposition, MIG and pictures of a run", epilog=EPILOG)
     evaluating.set_defaults(run=_evaluate)
-    evaluating.add_argument("folder", type=Path, metavar="RUN")
-    evaluating.add_argument("--json", type=Path, metavar="FILE", help="where the numbers go (RUN/evaluation.json)")
+    evaluating.add_argument("folder", type=_path, metavar="RUN")
+    evaluating.add_argument("--json", type=_path, metavar="FILE", help="where the numbers go (RUN/evaluation.json)")
     evaluating.add_argument("--samples", type=int, default=10_000, help="of z, for the Monte-Carlo terms (10000)")
     evaluating.add_argument("--seed", type=int, default=0, help="of the samples (0)")
     evaluating.add_argument("--factors", help="to score, such as scale,posX (all that vary, without shape)")
@@ -108,8 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
     drawing = commands.add_parser("figures", help="pictures of a run", epilog=EPILOG)
     drawing.set_defaults(run=_figures)
-    drawing.add_argument("folder", type=Path, metavar="RUN")
-    drawing.add_argument("--out", type=Path, metavar="FOLDER", help="where they go (RUN/figures)")
+    drawing.add_argument("folder", type=_path, metavar="RUN")
+    drawing.add_argument("--out", type=_path, metavar="FOLDER", help="where they go (RUN/figures)")
     drawing.add_argument("--image", type=int, default=None, help="the image whose code is traversed (the middle one)")
 
     data = commands.add_parser("data", help="render, read and verify dSprites", epilog=EPILOG)
@@ -117,16 +128,16 @@ def _parser() -> argparse.ArgumentParser:
     rendering = actions.add_parser("render", help="render a grid into an npz of the official form")
     rendering.set_defaults(run=_data_render)
     rendering.add_argument("--grid", type=_grid, default="hearts", help=f"{', '.join(GRIDS)}, or five sizes (hearts)")
-    rendering.add_argument("--out", type=Path, required=True, metavar="FILE")
+    rendering.add_argument("--out", type=_path, required=True, metavar="FILE")
     verifying = actions.add_parser("verify", help="how many images of a real file the re-rendering reproduces")
     verifying.set_defaults(run=_data_verify)
-    verifying.add_argument("file", type=Path, metavar="FILE")
+    verifying.add_argument("file", type=_path, metavar="FILE")
     showing = actions.add_parser("show", help="draw some images of a grid or a file")
     showing.set_defaults(run=_data_show)
     images = showing.add_mutually_exclusive_group()
     images.add_argument("--grid", type=_grid, default=None)
     images.add_argument("--data", metavar="FILE")
-    showing.add_argument("--out", type=Path, required=True, metavar="PNG")
+    showing.add_argument("--out", type=_path, required=True, metavar="PNG")
     return parser
 
 
@@ -141,7 +152,9 @@ def _load(source: DataSource) -> FactorDataset:
     if source.file is not None:
         with Progress("reading") as progress:
             return read_npz(Path(source.file), progress)
-    chosen = grid(source.grid or "hearts")
+    if source.grid is None:
+        raise InputError("data: neither a grid nor a file is named")
+    chosen = grid(source.grid)
     with Progress("rendering") as progress:
         return render(chosen, progress=progress)
 
@@ -151,7 +164,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in _OVERRIDES if getattr(arguments, name) is not None}
 
 
-def _new_run(arguments: argparse.Namespace) -> tuple[Run, FactorDataset]:
+def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, FactorDataset]:
     preset = arguments.preset or "hearts"
     given = _given(arguments)
     settings = dataclasses.replace(PRESETS[preset], **given)
@@ -163,12 +176,18 @@ def _new_run(arguments: argparse.Namespace) -> tuple[Run, FactorDataset]:
             )
     file = None if arguments.data is None else str(Path(arguments.data).resolve())
     source = DataSource(None if file else arguments.grid or PRESET_GRIDS[preset], file)
+    check_folder(arguments.out)
     data = _load(source)
+    settings.steps(len(data))
     initial_state(settings, data.images.pixels)  # networks that do not fit into memory fail here
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(locked(arguments.out, FILES))
     return Run.create(arguments.out, settings, source, data), data
 
 
-def _continued_run(arguments: argparse.Namespace) -> tuple[Run, FactorDataset]:
+def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, FactorDataset]:
+    Run.open(arguments.resume)  # a folder without a run is not written to, not even a lock
+    stack.enter_context(locked(arguments.resume, FILES))
     run = Run.open(arguments.resume)
     given = _given(arguments)
     epochs = given.pop("epochs", run.settings.epochs)
@@ -217,18 +236,15 @@ class _StopAtSignal:
 
 def _train(arguments: argparse.Namespace) -> int:
     seconds = checks.real_number("train", "save_every", arguments.save_every, 0.0)
-    if arguments.resume is not None:
-        Run.open(arguments.resume)
     with ExitStack() as stack:
-        if arguments.resume is None:
-            run, data = _new_run(arguments)
-            stack.enter_context(locked(run.folder))
-        else:
-            stack.enter_context(locked(arguments.resume))
-            run, data = _continued_run(arguments)
+        run, data = (_new_run if arguments.resume is None else _continued_run)(arguments, stack)
         settings, steps = run.settings, run.settings.steps(len(data))
         state = run.load(data.images.pixels, len(data))
-        weights = "".join(f", {name} {getattr(settings, name):g}" for name in OBJECTIVES[settings.objective])
+        weights = "".join(
+            f", {name.replace('_', ' ')} {getattr(settings, name):g}"
+            for name in OBJECTIVES[settings.objective]
+            if name != "beta_warm_up" or settings.beta_warm_up
+        )
         print(
             f"{data.name}: {len(data):,} images; {settings.objective} ({settings.estimator}){weights}, "
             f"D {settings.latent}, batch {settings.batch}, {settings.epochs} epochs = {steps:,} steps, "
@@ -286,8 +302,12 @@ def _open(folder: Path) -> _Trained:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    Run.open(arguments.folder)
     path = arguments.json or arguments.folder / "evaluation.json"
-    check_writable(path)
+    if check_writable(path) in [(arguments.folder / name).resolve() for name in FILES]:
+        raise InputError(f"{path}: belongs to the run itself; choose another name")
+    if not arguments.no_figures:
+        check_folder(arguments.folder / "figures")
     trained = _open(arguments.folder)
     wanted = None if arguments.factors is None else arguments.factors.split(",")
     with Stages() as stages:
@@ -316,12 +336,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
+    Run.open(arguments.folder)
+    folder = arguments.out or arguments.folder / "figures"
+    check_folder(folder)
     trained = _open(arguments.folder)
     image = _middle(trained.data) if arguments.image is None else arguments.image
     if not 0 <= image < len(trained.data):
         raise InputError(f"figures: image {image} does not exist; the data set has 0 to {len(trained.data) - 1}")
-    folder = arguments.out or arguments.folder / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         with Progress("entropies") as progress:
             scored: evaluation.Score | str = evaluation.score(
@@ -346,9 +367,12 @@ def _draw(trained: _Trained, scored: evaluation.Score | str, folder: Path, image
     use = 0.5 * np.mean(mu**2 + np.exp(log_var) - 1.0 - log_var, axis=0)  # E_n[KL(q(z_d|n) || p(z_d))] : (D,)
     pictures = {
         "reconstructions": figures.reconstructions(trained.networks, data, mu, sorted(spread.tolist())),
-        "traversals": figures.traversals(trained.networks, data.images.shape, mu[image], use),
-        "latents": figures.latents_against_factors(mu, data, use),
+        "traversals": figures.traversals(trained.networks, data, mu, image, use),
     }
+    if any(size > 1 for size in data.sizes):
+        pictures["latents"] = figures.latents_against_factors(mu, data, use)
+    else:
+        print("latents.png: left out; no factor varies", file=sys.stderr)
     if len(history):
         pictures["training"] = figures.training_curves(history, run.settings.estimator)
     else:
@@ -404,8 +428,11 @@ def _data_show(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name the terminal cannot show is no reason to stop
     arguments = _parser().parse_args(argv)
     try:

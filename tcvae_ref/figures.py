@@ -69,34 +69,33 @@ def reconstructions(networks: Networks, data: FactorDataset, mu: Array, index: S
 
 
 def traversals(
-    networks: Networks,
-    shape: tuple[int, int],
-    centre: Array,
-    kl: NDArray[np.float64],
-    reach: float = 2.0,
-    steps: int = 11,
+    networks: Networks, data: FactorDataset, mu: Array, image: int, kl: NDArray[np.float64], steps: int = 11
 ) -> "Figure":
-    """Decode a code while one latent moves from -reach to reach; the most used latent first.
+    """Decode an image's code while one latent moves through the values it takes; the most used latent first.
 
     Parameters
     ----------
     networks : Networks
-    shape : (height, width)
-    centre : (D,)
-        The code the other latents keep: an input's posterior mean.
+    data : FactorDataset
+    mu : (N, D)
+        Posterior means of the data. A latent moves from their 1st to their 99th percentile.
+    image : int
+        The image whose posterior mean the other latents keep.
     kl : (D,)
         How much each latent is used, nats: E_n[KL(q(z_d|n) || p(z_d))]. The rows are in its order.
-    reach, steps : float, int
+    steps : int
     """
-    D = len(centre)
+    D = mu.shape[1]
     figure = _figure(0.2 + 0.72 * steps, 0.5 + 0.95 * D)
-    figure.suptitle(f"One latent moves from {-reach:g} to {reach:g}, the others stay", fontsize=10)
-    axes = np.atleast_1d(figure.subplots(D, 1))
+    figure.suptitle("One latent moves through the values it takes, the others stay", fontsize=10)
+    axes = np.asarray(figure.subplots(D, 1, squeeze=False))[:, 0]
     for axis, d in zip(axes, np.argsort(kl)[::-1], strict=True):
-        z = np.tile(centre.astype(np.float32), (steps, 1))
-        z[:, d] = np.linspace(-reach, reach, steps)
-        _image_strip(axis, expit(decode(networks.decoder, z)), shape)
-        axis.set_title(f"z_{d}: {kl[d]:.2f} nats", loc="left", fontsize=8, pad=2)
+        low, high = np.quantile(mu[:, d], [0.01, 0.99])
+        z = np.tile(mu[image].astype(np.float32), (steps, 1))
+        z[:, d] = np.linspace(low, high, steps)
+        _image_strip(axis, expit(decode(networks.decoder, z)), data.images.shape)
+        title = f"z_{d} from {low:.2f} to {high:.2f}  ({kl[d]:.2f} nats)"
+        axis.set_title(title, loc="left", fontsize=8, pad=2)
     return figure
 
 
@@ -212,7 +211,8 @@ def mosaic(data: FactorDataset, index: Sequence[int], columns: int = 16) -> "Fig
     """Show some images of a data set, `columns` to a row."""
     rows = [list(index[start : start + columns]) for start in range(0, len(index), columns)]
     figure = _figure(0.5 * columns, 0.5 * len(rows) + 0.3)
-    figure.suptitle(f"{data.name}: {len(index)} of {len(data):,} images", fontsize=9)
+    name = data.name.encode("ascii", "backslashreplace").decode()  # a file's name may hold what no font does
+    figure.suptitle(f"{name}: {len(index)} of {len(data):,} images", fontsize=9, parse_math=False)
     for axis, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
         _image_strip(axis, data.images.take(row), data.images.shape)
     return figure

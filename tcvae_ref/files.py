@@ -9,7 +9,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -37,9 +37,33 @@ def check_writable(path: Path) -> Path:
         raise InputError(f"{path}: is not a file; give the name of a file to write")
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    if not os.access(target.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    _check_access(target.parent, path)
     return target
+
+
+def check_folder(path: Path) -> None:
+    """Require a folder that files can be written to, or that can be made.
+
+    Raises
+    ------
+    InputError
+        `path` is not a folder.
+    OSError
+        It, or the folder it would be made in, cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is not a folder; give the name of a folder to write to")
+    present = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not present.is_dir():
+        raise InputError(f"{path}: {present} is not a folder; choose another place")
+    _check_access(present, path)
+
+
+def _check_access(folder: Path, wanted: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(wanted))
 
 
 @contextmanager
@@ -72,8 +96,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, and clear away what killed writers left in it.
+def locked(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Hold a folder for this process alone, and clear away what killed writers of some files left in it.
+
+    Parameters
+    ----------
+    folder : Path
+    names : sequence of str
+        The files written only under this lock; whatever else is in the folder is not touched.
 
     Raises
     ------
@@ -87,8 +117,9 @@ def locked(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"{folder}: another process is writing to it; wait until it has finished, or choose another folder"
             ) from None
-        for partial in folder.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
+        for name in names:
+            for partial in folder.glob(f".{name}.*.partial"):
+                partial.unlink(missing_ok=True)
         yield
 
 
@@ -138,6 +169,8 @@ class NpzReader:
 
     def __init__(self, path: Path):
         self.path = path
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is not a file; give the name of an npz")
         try:
             self._zip = zipfile.ZipFile(path)
         except (FileNotFoundError, PermissionError, IsADirectoryError):

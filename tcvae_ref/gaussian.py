@@ -31,9 +31,10 @@ def reparameterise(mu: Array, log_var: Array, eps: Array) -> Array:
     Raises
     ------
     InputError, TypeError
-        The shapes or dtypes differ, or an entry is not finite.
+        The shapes or dtypes differ, an entry is not finite, or exp(log_var / 2) or its inverse overflows.
     """
     checks.matrices("reparameterise", mu=mu, log_var=log_var, eps=eps)
+    checks.log_variances("reparameterise", log_var=log_var)
     return mu + np.exp(0.5 * log_var) * eps
 
 
@@ -41,7 +42,7 @@ def log_density(z: Array, mu: Array, log_var: Array) -> Array:
     """Log-density of each coordinate under its own posterior, log q(z_id | n_i).
 
     -1/2 [ (z - mu)^2 exp(-log_var) + log_var + log 2 pi ]. Sum over d for log q(z_i | n_i). The square is taken
-    last, of (z - mu) exp(-log_var / 2), which stays finite for variances down to e^-1400 (float32: e^-170).
+    last, of (z - mu) exp(-log_var / 2); where it overflows the log-density is -inf.
 
     Parameters
     ----------
@@ -54,9 +55,10 @@ def log_density(z: Array, mu: Array, log_var: Array) -> Array:
     Raises
     ------
     InputError, TypeError
-        The shapes or dtypes differ, or an entry is not finite.
+        The shapes or dtypes differ, an entry is not finite, or exp(log_var / 2) or its inverse overflows.
     """
     checks.matrices("log_density", z=z, mu=mu, log_var=log_var)
+    checks.log_variances("log_density", log_var=log_var)
     return -0.5 * (((z - mu) * np.exp(-0.5 * log_var)) ** 2 + log_var + LOG_2PI)
 
 
@@ -80,7 +82,7 @@ def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
     Raises
     ------
     InputError, TypeError
-        The shapes or dtypes differ, or an entry is not finite.
+        The shapes or dtypes differ, an entry is not finite, or exp(log_var / 2) or its inverse overflows.
     """
     checks.samples_and_posteriors("log_density_matrix", z, mu, log_var)
     z_i, mu_j, log_var_j = z[:, None, :], mu[None, :, :], log_var[None, :, :]

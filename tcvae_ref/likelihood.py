@@ -12,23 +12,32 @@ from tcvae_ref.types import Array
 
 
 @primitive  # type: ignore[untyped-decorator]
+def sigmoid(a: Array) -> Any:
+    """1 / (1 + exp(-a)), from exp(-|a|) on both sides: nothing overflows and small values keep their digits."""
+    e = numpy.exp(-numpy.abs(a))
+    return numpy.where(a > 0, numpy.ones_like(e), e) / (1.0 + e)
+
+
+@primitive  # type: ignore[untyped-decorator]
 def log_bernoulli(x: Array, logit: Array) -> Any:
     """Log-probability of each pixel, x l - log(1 + exp(l)), as l (x - [l > 0]) - log(1 + exp(-|l|)).
 
     The second form neither overflows nor subtracts two large numbers. It is a primitive with its own derivative,
-    x - sigmoid(l), because its two halves have none at l = 0; sigmoid(l) is the probability of x = 1.
+    x - sigmoid(l), because its two halves have none at l = 0.
     """
+    result = logit * (x - (logit > 0))
     tail = numpy.abs(logit)  # one buffer, reused: the array is as large as a batch of images
     numpy.negative(tail, out=tail)
     numpy.exp(tail, out=tail)
-    numpy.log1p(tail, out=tail)
-    return logit * (x - (logit > 0)) - tail
+    result -= numpy.log1p(tail, out=tail)
+    return result
 
 
+defvjp(sigmoid, lambda ans, a: lambda g: g * ans * (1.0 - ans))
 defvjp(
     log_bernoulli,
     lambda ans, x, logit: lambda g: g * logit,
-    lambda ans, x, logit: lambda g: g * (x - np.exp(log_bernoulli(1.0, logit))),
+    lambda ans, x, logit: lambda g: g * (x - sigmoid(logit)),
 )
 
 

@@ -16,6 +16,7 @@ class Progress:
 
     def __init__(self, what: str):
         self._what = what
+        self._deaf = False
         self._first: tuple[float, int] | None = None
         self._every = _EVERY[sys.stderr.isatty()]
         self._next_line = time.monotonic() + self._every
@@ -57,6 +58,14 @@ class Progress:
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
         """Say that `done` of `total` is finished."""
+        if self._deaf:
+            return
+        try:
+            self._show(done, total, text)
+        except BrokenPipeError:  # nobody reads any more; the work goes on
+            self._deaf = True
+
+    def _show(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = (now, done)

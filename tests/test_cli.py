@@ -14,6 +14,7 @@ from tcvae_ref.data import PackedImages, grid, render, write_npz
 from tcvae_ref.evaluation import scored_factors
 from tcvae_ref.files import locked
 from tcvae_ref.training import Run, initial_state
+from tcvae_ref.training.run import FILES
 
 TINY = ["--grid", "1x2x1x6x6", "--encoder", "16", "--decoder", "16", "--latent", "3", "--batch", "16", "--epochs", "3"]
 
@@ -127,6 +128,17 @@ class TestTrainAndEvaluate:
         assert "too few" in numbers["mig_refused"]
         assert run("figures", folder) == 0
 
+    def test_one_image(self, tmp_path, capsys):
+        options = ["--grid", "1x1x1x1x1", "--encoder", 4, "--decoder", 4, "--latent", 2, "--batch", 1, "--epochs", 2]
+        assert run("train", "--out", tmp_path / "run", *options) == 0
+        assert run("evaluate", tmp_path / "run", "--samples", 20) == 0
+        assert "latents.png: left out; no factor varies" in capsys.readouterr().err
+
+    def test_names_that_no_font_knows(self, tmp_path):
+        odd = tmp_path / "$\\foo$ 数.npz"
+        write_npz(odd, render(grid((1, 1, 1, 2, 2))))
+        assert run("data", "show", "--data", odd, "--out", tmp_path / "a.png") == 0
+
     def test_every_objective_and_estimator_trains(self, tmp_path):
         for i, extra in enumerate(
             (
@@ -208,6 +220,7 @@ class TestMistakes:
             (["--objective", "beta-tcva"], "invalid choice"),
             (["--grid", "harts"], "neither one of hearts"),
             (["--encoder", "a,b"], "not a list of widths"),
+            (["--out", ""], "is empty"),
             ([], "one of the arguments --out --resume is required"),
         ],
     )
@@ -292,7 +305,7 @@ class TestMistakes:
 
     def test_two_processes_on_one_run(self, trained, tmp_path, capsys):
         folder = copy(trained, tmp_path)
-        with locked(folder):
+        with locked(folder, FILES):
             self.refused(capsys, "another process is writing", "train", "--resume", folder, "--epochs", 9)
 
     def test_a_refused_run_leaves_the_name_free(self, tmp_path, capsys):
@@ -303,6 +316,47 @@ class TestMistakes:
         folder = copy(trained, tmp_path)
         (folder / "run.json").unlink()
         self.refused(capsys, "checkpoint.npz without its run.json", "train", "--out", folder, *TINY)
+
+    def test_two_new_runs_in_one_folder(self, tmp_path):
+        """Started together: one trains, the other is refused and has changed nothing."""
+        out = tmp_path / "race"
+        command = [sys.executable, "-m", "tcvae_ref.cli", "train", "--out", str(out), *TINY, "--epochs", "200"]
+        both = [
+            subprocess.Popen([*command, "--seed", str(s)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            for s in (1, 2)
+        ]
+        assert sorted(p.wait(timeout=120) for p in both) == [0, 2]
+        assert run("train", "--resume", out) == 0
+
+    def test_what_is_not_its_own_is_left_alone(self, trained, tmp_path, capsys):
+        out = tmp_path / "run"
+        out.mkdir()
+        (out / ".notes.1.partial").write_text("mine")
+        assert run("train", "--out", out, *TINY) == 0
+        assert (out / ".notes.1.partial").read_text() == "mine"
+        capsys.readouterr()
+        self.refused(capsys, "belongs to the run itself", "evaluate", out, "--json", out / "checkpoint.npz")
+        (out / "figures").write_text("")
+        self.refused(capsys, "is not a folder", "evaluate", out)
+        self.refused(capsys, "holds no run", "evaluate", tmp_path)
+
+    def test_data_that_are_no_file(self, tmp_path, capsys):
+        os.mkfifo(tmp_path / "pipe")
+        for data in (tmp_path / "pipe", "/dev/zero"):
+            self.refused(capsys, "is not a file", "data", "verify", data)
+            self.refused(capsys, "is not a file", "train", "--out", tmp_path / "run", "--data", data)
+        self.refused(
+            capsys, "number of images", "train", "--out", tmp_path / "run", "--grid", "3x65536x65536x65536x65536"
+        )
+
+    @pytest.mark.parametrize("closed", ["stdout", "stderr"])
+    def test_closed_streams(self, trained, tmp_path, closed):
+        redirect = {"stdout": ">&-", "stderr": "2>&-"}[closed]
+        words = (
+            f"{sys.executable} -m tcvae_ref.cli evaluate {trained} --samples 100 --no-figures --json {tmp_path}/a.json"
+        )
+        assert subprocess.run(f"{words} {redirect}", shell=True, capture_output=True, check=False).returncode == 0
+        assert json.loads((tmp_path / "a.json").read_text())["samples"] == 100
 
     def test_a_reader_that_leaves(self, trained):
         command = [sys.executable, "-m", "tcvae_ref.cli", "evaluate", str(trained), "--samples", "100", "--no-figures"]

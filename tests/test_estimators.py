@@ -359,6 +359,12 @@ class TestRefusals:
         for weights in WEIGHTS.values():
             np.testing.assert_array_equal(weights(kind(100), kind(120)), weights(100, 120))
 
+    @pytest.mark.parametrize(("dtype", "extreme"), [("float64", -1500), ("float64", 1500), ("float32", -178)])
+    def test_variances_whose_square_root_overflows(self, dtype, extreme):
+        Z = self.Z.astype(dtype)
+        for estimator in BATCH:
+            self.refuse("log_var reaches", log_qz(estimator), Z, Z, Z + Z.dtype.type(extreme), 3)
+
     def test_exact_needs_every_posterior(self):
         self.refuse("3 posteriors are given and dataset_size=9", log_qz("exact"), self.Z, self.Z, self.Z, 9)
 

@@ -114,7 +114,21 @@ class TestEntropies:
         tracemalloc.stop()
         assert peak < 400e6
 
+    def test_the_origin_does_not_matter(self):
+        mu, log_var, labels = np.array([0.0, 2e-9, 5e-9]), np.full(3, 2 * math.log(1e-9)), np.array([[0], [0], [1]])
+        near, far = mixture_entropies(mu, log_var, labels), mixture_entropies(mu + 2.0**-10, log_var, labels)
+        assert far.marginal == pytest.approx(near.marginal, abs=1e-6)  # the shift itself rounds mu by 1e-19
+        narrow = mixture_entropies(np.array([1e6, 1e6]), np.full(2, 2 * math.log(1e-12)), np.zeros((2, 1), int))
+        assert narrow.marginal == pytest.approx(GAUSSIAN + math.log(1e-12), abs=1e-10)
+
     def test_refusals(self):
+        with pytest.raises(InputError, match="of their widths"):
+            mixture_entropies(np.array([0.0, 1.0]), np.full(2, 2 * math.log(1e-17)), np.zeros((2, 0), int))
+        with pytest.raises(TypeError, match="mu is a list"):
+            mixture_entropies([0.0], np.zeros(1), NO_LABELS)
+        for labels in ([[0]], None, np.zeros((1, 1)), np.zeros(1, int)):
+            with pytest.raises(InputError, match="labels are"):
+                mixture_entropies(np.zeros(1), np.zeros(1), labels)
         for log_var in (-1500.0, 1500.0):
             with pytest.raises(InputError, match="log_var lies in"):
                 mixture_entropies(np.zeros(1), np.array([log_var]), NO_LABELS)
@@ -122,7 +136,7 @@ class TestEntropies:
             with pytest.raises(InputError, match="tolerance"):
                 mixture_entropies(np.zeros(1), np.zeros(1), NO_LABELS, tolerance)
         with pytest.raises(InputError, match="more than 67108864 numbers"):
-            mixture_entropies(np.array([0.0, 1.0]), np.array([-50.0, 0.0]), np.zeros((2, 0), int))
+            mixture_entropies(np.array([0.0, 1.0]), np.array([-38.0, 0.0]), np.zeros((2, 0), int))
         with pytest.raises(InputError, match="labels"):
             mixture_entropies(np.zeros(2), np.zeros(2), np.zeros((3, 1), int))
         with pytest.raises(InputError, match="nan"):

@@ -23,7 +23,7 @@ from tcvae_ref.networks import decode, encode
 from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, adam_step, initial_adam_state, initial_state
 from tcvae_ref.training import train as train_loop
 from tcvae_ref.training.loop import epoch_order, loss_and_terms, networks, step_noise
-from tcvae_ref.training.run import DataSource, Saver
+from tcvae_ref.training.run import FILES, DataSource, Saver
 
 GRID = (1, 2, 1, 6, 6)  # 72 images
 SMALL = Settings(
@@ -289,11 +289,11 @@ class TestRun:
     def test_one_writer_at_a_time(self, tmp_path, data):
         run = self.start(tmp_path, data)
         (run.folder / ".checkpoint.npz.1.partial").write_bytes(b"left by a killed process")
-        with locked(run.folder):
+        with locked(run.folder, FILES):
             assert not list(run.folder.glob("*.partial"))
-            with pytest.raises(InputError, match="another process is writing"), locked(run.folder):
+            with pytest.raises(InputError, match="another process is writing"), locked(run.folder, FILES):
                 pass
-        with locked(run.folder):
+        with locked(run.folder, FILES):
             pass
 
     def test_other_data(self, tmp_path, data):

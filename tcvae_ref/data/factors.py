@@ -12,6 +12,7 @@ from tcvae_ref.checks import InputError, whole_number
 
 MOST_VALUES = 2**16
 """Classes are kept in 16 bits."""
+MOST_IMAGES = 2**31 - 1
 
 
 class Factor(NamedTuple):
@@ -36,6 +37,7 @@ class FactorGrid:
     def __post_init__(self) -> None:
         for factor in self.factors:
             whole_number("FactorGrid", f"number of values of {factor.name}", factor.size, 1, MOST_VALUES)
+        whole_number("FactorGrid", "number of images", math.prod(self.sizes), 1, MOST_IMAGES)
 
     @property
     def sizes(self) -> tuple[int, ...]:

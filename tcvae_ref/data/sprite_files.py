@@ -52,12 +52,13 @@ def read_npz(path: Path, progress: ProgressHook | None = None) -> FactorDataset:
             f"{path}: {N} images, latents_classes {classes.shape} and latents_values {values.shape}; "
             "both must be (images, factors)"
         )
-    real = np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)
-    if not np.issubdtype(classes.dtype, np.integer) or not real or not np.isfinite(values).all():
+    if classes.dtype.kind not in "iu" or values.dtype.kind not in "iuf":
         raise InputError(
             f"{path}: latents_classes is {classes.dtype} and latents_values {values.dtype}; latents_classes must be "
             "integers and latents_values finite real numbers"
         )
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: latents_values holds nan or infinity; latents_values must be finite real numbers")
     names = _factor_names(classes.shape[1])
     factors, columns = [], []
     for k, name in enumerate(names):

@@ -22,8 +22,10 @@ REACH = 9.0
 FIRST_STEP = 0.5
 """The coarsest step, in units of the smallest sigma (rounded down to a power of two)."""
 LARGEST_GRID = 2**26
-"""Densities held at once, over all groups: 512 MB."""
+"""Densities held at once, over all groups: 512 MB, and half as much again while they are summed up."""
 SMALLEST_SIGMA = 1e-100
+MOST_SIGMAS = 1e9
+"""How far apart components may lie, in units of the smallest sigma, for the grid between them to be worth a thought."""
 _BLOCK = 2**21  # densities evaluated at a time
 
 
@@ -66,12 +68,9 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
         Shapes do not fit, entries are not finite, or the widths differ so much that one grid for all would
         exceed `LARGEST_GRID`.
     """
-    checks.matrices("mixture_entropies", mu=mu[:, None], log_var=log_var[:, None])
+    checks.vectors("mixture_entropies", mu=mu, log_var=log_var)
     checks.real_number("mixture_entropies", "tolerance", tolerance, 0.0, above=True)
-    if labels.ndim != 2 or len(labels) != len(mu) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"mixture_entropies: labels are {labels.dtype} {labels.shape}; integers (N, K) with N={len(mu)} are needed"
-        )
+    checks.labels("mixture_entropies", "labels", labels, len(mu))
     if labels.size and labels.min() < 0:
         raise InputError("mixture_entropies: labels go below 0; number the groups 0, 1, ...")
     mu = mu.astype(np.float64)
@@ -82,6 +81,12 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
             f"mixture_entropies: log_var lies in [{log_var.min():.4g}, {log_var.max():.4g}]; widths between "
             f"{SMALLEST_SIGMA:g} and {1.0 / SMALLEST_SIGMA:g} are computed: rescale the components"
         )
+    mu = mu - 0.5 * (mu.min() + mu.max())  # an entropy does not change with the origin, the rounding of the grid does
+    if float(np.max(np.abs(mu))) / float(sigma.min()) > MOST_SIGMAS:
+        raise InputError(
+            f"mixture_entropies: components as narrow as {sigma.min():.3g} lie {2 * np.max(np.abs(mu)):.3g} apart, "
+            f"more than {MOST_SIGMAS:g} of their widths; leave out the components that are too narrow"
+        )
     step = 2.0 ** math.floor(math.log2(FIRST_STEP * float(sigma.min())))  # a power of two: grid points are exact
     while True:
         by_step = _trapezoid_entropies(mu, sigma, labels, step)
@@ -89,7 +94,8 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
         error = max(last, before**2)  # halving squares the error: two changes must agree that it is small
         if error <= tolerance:
             marginal, *conditional = by_step[0].tolist()
-            return Entropy(marginal, conditional, error)
+            rounding = 16 * np.finfo(np.float64).eps * float(np.max(np.abs(by_step[0])) + 1.0)
+            return Entropy(marginal, conditional, error + rounding)
         step /= 2
 
 

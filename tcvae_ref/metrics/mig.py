@@ -62,16 +62,16 @@ def mig_quadrature(
     Raises
     ------
     InputError, TypeError
-        Shapes do not fit, entries are not finite, D < 2, or a factor has a single value.
+        Shapes do not fit, entries are not finite, D < 2, a factor has a single value, or the widths of the posteriors
+        are refused by `mixture_entropies`.
     """
     checks.matrices("mig_quadrature", mu=mu, log_var=log_var)
     N, D = mu.shape
     if D < 2:
         raise InputError(f"mig_quadrature: {D} latent dimension is too few; a gap needs two")
-    if classes.ndim != 2 or len(classes) != N or classes.shape[1] == 0 or not np.issubdtype(classes.dtype, np.integer):
-        raise InputError(
-            f"mig_quadrature: classes are {classes.dtype} {classes.shape}; integers (N, K) with N={N} are needed"
-        )
+    checks.labels("mig_quadrature", "classes", classes, N)
+    if classes.shape[1] == 0:
+        raise InputError(f"mig_quadrature: classes are {classes.shape}; at least one factor is needed")
     labels = np.stack([np.unique(column, return_inverse=True)[1] for column in classes.T], axis=1)
     constant = [k for k in range(labels.shape[1]) if labels[:, k].max() == 0]
     if constant:

@@ -183,6 +183,6 @@ def _finite(
             gradient, terms = gradient_and_terms(parameters, x, eps, step)
     except InputError as error:
         raise TrainingDiverged(f"training diverged at step {step + 1} ({error}); {remedy}") from None
-    if not (np.isfinite(terms).all() and all(np.isfinite(g).all() for g in gradient)):
+    if not (np.isfinite(terms).all() and all(np.isfinite(np.vdot(g, g)) for g in gradient)):
         raise TrainingDiverged(f"training diverged at step {step + 1} (its loss is not finite); {remedy}")
     return gradient, terms

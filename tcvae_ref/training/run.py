@@ -1,6 +1,6 @@
 """A run's folder: what was asked, where it stands, what came out.
 
-RUN/run.json        settings and data, written once at the start
+RUN/run.json        settings and data, written at the start (again when the epochs are raised)
 RUN/checkpoint.npz  parameters, Adam moments, history, and the step, replaced as a whole
 RUN/history.csv     the ELBO terms of every epoch, for other programs
 """
@@ -26,7 +26,7 @@ from tcvae_ref.training.loop import TrainingState, initial_state
 from tcvae_ref.training.settings import Settings
 
 FORMAT = 1
-_SETTINGS, _CHECKPOINT, _HISTORY = "run.json", "checkpoint.npz", "history.csv"
+FILES = _SETTINGS, _CHECKPOINT, _HISTORY = "run.json", "checkpoint.npz", "history.csv"
 
 
 class DataSource(NamedTuple):
@@ -57,7 +57,7 @@ class Run(NamedTuple):
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, source: DataSource, data: FactorDataset) -> "Run":
-        """Start a run in a folder that holds none.
+        """Start a run in a folder that holds none; hold its lock (`files.locked`) meanwhile.
 
         Raises
         ------
