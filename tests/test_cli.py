@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -357,6 +358,17 @@ class TestMistakes:
         )
         assert subprocess.run(f"{words} {redirect}", shell=True, capture_output=True, check=False).returncode == 0
         assert json.loads((tmp_path / "a.json").read_text())["samples"] == 100
+
+    def test_terminated_while_writing(self, tmp_path):
+        out = tmp_path / "a.npz"
+        command = [sys.executable, "-m", "tcvae_ref.cli", "data", "render", "--grid", "medium", "--out", str(out)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.02)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (1, "tcvae-ref: interrupted\n")
+        assert not list(tmp_path.iterdir())
 
     def test_a_reader_that_leaves(self, trained):
         command = [sys.executable, "-m", "tcvae_ref.cli", "evaluate", str(trained), "--samples", "100", "--no-figures"]
