@@ -60,16 +60,27 @@ def arrays(where: str, **named: Array) -> None:
             )
 
 
+def _one_shape(where: str, axes: tuple[str, ...], **named: Array) -> None:
+    """Require one shape for all arrays, with these axes, none of them empty."""
+    shapes = {name: tuple(array.shape) for name, array in named.items()}
+    first = next(iter(shapes.values()))
+    if len(set(shapes.values())) > 1 or len(first) != len(axes) or 0 in first:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise InputError(
+            f"{where}: shapes are {given}; all must be one ({', '.join(axes)}), each at least 1: nothing is broadcast"
+        )
+
+
 def matrices(where: str, **named: Array) -> None:
     """Require finite two-dimensional arrays of one shape and dtype, with at least one row and column."""
     arrays(where, **named)
-    shapes = {name: tuple(array.shape) for name, array in named.items()}
-    first = next(iter(shapes.values()))
-    if len(set(shapes.values())) > 1 or len(first) != 2 or 0 in first:
-        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise InputError(
-            f"{where}: shapes are {given}; all must be one (rows, columns), both at least 1: nothing is broadcast"
-        )
+    _one_shape(where, ("rows", "columns"), **named)
+
+
+def vectors(where: str, **named: Array) -> None:
+    """Require finite one-dimensional arrays of one length, at least 1, and dtype."""
+    arrays(where, **named)
+    _one_shape(where, ("N",), **named)
 
 
 def log_variances(where: str, **named: Array) -> None:
@@ -87,25 +98,15 @@ def log_variances(where: str, **named: Array) -> None:
 
 def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> None:
     """Require samples z : (S, D) and posteriors mu, log_var : (N, D) of the same D."""
-    matrices(where, mu=mu, log_var=log_var)
+    arrays(where, z=z, mu=mu, log_var=log_var)
+    _one_shape(where, ("N", "D"), mu=mu, log_var=log_var)
+    _one_shape(where, ("S", "D"), z=z)
     log_variances(where, log_var=log_var)
-    matrices(where, z=z)
-    arrays(where, z=z, mu=mu)
     if z.shape[1] != mu.shape[1]:
         raise InputError(
             f"{where}: z has {z.shape[1]} dimensions and mu has {mu.shape[1]}; "
             "z : (S, D) and mu, log_var : (N, D) share D"
         )
-
-
-def vectors(where: str, **named: Array) -> None:
-    """Require finite one-dimensional arrays of one length, at least 1, and dtype."""
-    arrays(where, **named)
-    shapes = {name: tuple(array.shape) for name, array in named.items()}
-    first = next(iter(shapes.values()))
-    if len(set(shapes.values())) > 1 or len(first) != 1 or first == (0,):
-        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise InputError(f"{where}: shapes are {given}; all must be one (N,), N at least 1")
 
 
 def labels(where: str, name: str, array: Any, rows: int) -> None:

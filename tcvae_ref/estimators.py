@@ -104,7 +104,7 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
 
 @primitive  # type: ignore[untyped-decorator]
 def log_sum_exp(a: Array) -> Array:
-    """Log sum_j exp(a_ij...) over axis 1; the largest term is taken out, so that nothing overflows.
+    """The logarithm of sum_j exp(a_ij...), over axis 1; the largest term is taken out, so that nothing overflows.
 
     Its derivative is the softmax, exp(a - log_sum_exp(a)). A row of -inf gives -inf, with derivative nan.
     """
@@ -121,7 +121,7 @@ defvjp(log_sum_exp, lambda ans, a: lambda g: g[:, None] * np.exp(a - ans[:, None
 
 
 def _weighted(z: Array, mu: Array, log_var: Array, log_w: Array | float) -> LogQz:
-    """Log sum_j w_ij q(z_i|n_j), jointly and for each dimension; log_w : (S, N) or one number."""
+    """The logarithm of sum_j w_ij q(z_i|n_j), jointly and for each dimension; log_w : (S, N) or one number."""
     L = log_density_matrix(z, mu, log_var)  # (S, N, D)
     w = numpy.asarray(log_w, dtype=L.dtype)
     joint = log_sum_exp(np.sum(L, axis=2) + w)  # product over d, then sum over posteriors j
