@@ -25,7 +25,7 @@ from tcvae_ref.files import check_folder, check_writable, locked, write_json
 from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
-from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, initial_state, train
+from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, TrainingState, initial_state, train
 from tcvae_ref.training.loop import networks
 from tcvae_ref.training.run import FILES, DataSource, Saver
 from tcvae_ref.training.settings import ESTIMATORS, OBJECTIVES
@@ -165,7 +165,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in _OVERRIDES if getattr(arguments, name) is not None}
 
 
-def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, FactorDataset]:
+def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, FactorDataset, TrainingState]:
     preset = arguments.preset or "hearts"
     given = _given(arguments)
     settings = dataclasses.replace(PRESETS[preset], **given)
@@ -180,13 +180,13 @@ def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, Fact
     check_folder(arguments.out)
     data = _load(source)
     settings.steps(len(data))
-    initial_state(settings, data.images.pixels)  # networks that do not fit into memory fail here
+    state = initial_state(settings, data.images.pixels)  # networks that do not fit into memory fail here
     arguments.out.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(arguments.out, FILES))
-    return Run.create(arguments.out, settings, source, data), data
+    return Run.create(arguments.out, settings, source, data), data, state
 
 
-def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, FactorDataset]:
+def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, FactorDataset, TrainingState]:
     Run.open(arguments.resume)  # a folder without a run is not written to, not even a lock
     stack.enter_context(locked(arguments.resume, FILES))
     run = Run.open(arguments.resume)
@@ -208,8 +208,8 @@ def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run
         )
     data = _load(run.source)
     run.check_data(data)
-    run.load(data.images.pixels, len(data))  # before anything is changed
-    return (run.extend(epochs) if epochs > run.settings.epochs else run), data
+    state = run.load(data.images.pixels, len(data))  # before anything is changed
+    return (run.extend(epochs) if epochs > run.settings.epochs else run), data, state
 
 
 class _StopAtSignal:
@@ -238,9 +238,8 @@ class _StopAtSignal:
 def _train(arguments: argparse.Namespace) -> int:
     seconds = checks.real_number("train", "save_every", arguments.save_every, 0.0)
     with ExitStack() as stack:
-        run, data = (_new_run if arguments.resume is None else _continued_run)(arguments, stack)
+        run, data, state = (_new_run if arguments.resume is None else _continued_run)(arguments, stack)
         settings, steps = run.settings, run.settings.steps(len(data))
-        state = run.load(data.images.pixels, len(data))
         weights = "".join(
             f", {name.replace('_', ' ')} {getattr(settings, name):g}"
             for name in OBJECTIVES[settings.objective]
