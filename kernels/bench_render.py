@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 
-from machine import describe
+from tcvae_kernels.machine import describe
 
 from tcvae_ref.data import GRIDS, grid, render
 

@@ -1,9 +1,9 @@
-"""One training step, side by side: the NumPy path and PyTorch eager, on the same networks, images and noise.
+"""One training step, side by side: kernels, NumPy and PyTorch eager, on the same networks, images and noise.
 
-python kernels/bench_step.py [--networks paper|hearts] [--batch 256] [--rounds 15] [--json FILE]
+python kernels/bench_step.py [--networks paper|hearts] [--batch 256] [--rounds 15] [--json FILE] [--without-numpy]
 
 A step is the loss of a batch (encoder, decoder, Bernoulli log-likelihood, MWS estimate, beta-TCVAE), its gradient and
-the Adam update, in float32. Both are given the machine's cores, are warmed up, and take turns with a pause between
+the Adam update, in float32. All are given the machine's cores, are warmed up, and take turns with a pause between
 them, because one library's spinning threads slow the other down. Their losses are compared before anything is timed.
 """
 
@@ -16,33 +16,41 @@ import time
 import numpy as np
 import torch
 from autograd.differential_operators import grad_and_aux
-from machine import describe
+from tcvae_kernels.machine import describe
 
+from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
-from tcvae_ref.training import PRESETS, adam_step, initial_state
+from tcvae_ref.training import NUMPY, PRESETS, adam_step, initial_state
 from tcvae_ref.training.loop import loss_and_terms, step_noise
 
 PAUSE = 0.2  # seconds between turns
 N = 737_280  # data set size that enters the estimator
 
 
-class NumpyStep:
+class Step:
     """The step of tcvae_ref.training.loop."""
 
-    name = "tcvae_ref (NumPy, autograd)"
-
-    def __init__(self, settings, x, eps):
+    def __init__(self, name, operations, settings, x, eps):
+        self.name, self.operations = name, operations
         self.settings, self.x, self.eps, self.done = settings, x, eps, 0
         self.state = initial_state(settings, x.shape[1])
-        self.gradient = grad_and_aux(lambda p, x, eps: loss_and_terms(settings, p, x, eps, N, 0))
+        self.gradient = grad_and_aux(lambda p, x, eps: loss_and_terms(settings, p, x, eps, N, 0, operations))
 
     def loss(self):
-        return float(loss_and_terms(self.settings, self.state.parameters, self.x, self.eps, N, 0)[0])
+        parameters = self.state.parameters
+        return float(loss_and_terms(self.settings, parameters, self.x, self.eps, N, 0, self.operations)[0])
 
     def __call__(self):
         self.done += 1
         gradient, _ = self.gradient(self.state.parameters, self.x, self.eps)
-        adam_step(self.state.parameters, gradient, self.state.adam, self.done, self.settings.learning_rate)
+        adam_step(
+            self.state.parameters,
+            gradient,
+            self.state.adam,
+            self.done,
+            self.settings.learning_rate,
+            update=self.operations.adam_update,
+        )
 
 
 class TorchStep:
@@ -113,20 +121,24 @@ def main():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json")
+    parser.add_argument("--without-numpy", action="store_true", help="leave the slowest out")
     arguments = parser.parse_args()
     settings = PRESETS[arguments.networks]
     data = render(grid("medium"))
     x = data.images.take(np.random.default_rng(0).choice(len(data), arguments.batch, replace=False))
     eps = step_noise(0, 0, arguments.batch, settings.latent)
-    steps = [NumpyStep(settings, x, eps), TorchStep(settings, x, eps)]
+    steps = [Step("tcvae_ref on kernels", machinery("numba", None).operations, settings, x, eps)]
+    if not arguments.without_numpy:
+        steps.append(Step("tcvae_ref on NumPy", NUMPY, settings, x, eps))
+    steps.append(TorchStep(settings, x, eps))
     losses = [step.loss() for step in steps]
-    if not math.isclose(*losses, rel_tol=1e-5):
+    if not all(math.isclose(loss, losses[-1], rel_tol=1e-5) for loss in losses):
         raise SystemExit(f"the losses differ: {losses}; nothing is timed")
     result = measure(steps, arguments.rounds)
-    machine = describe("numpy", "autograd", "torch") + f"; {torch.get_num_threads()} PyTorch threads"
+    machine = describe("numpy", "autograd", "numba", "torch") + f"; {torch.get_num_threads()} PyTorch threads"
     print(machine)
     widths = f"{settings.encoder} / {settings.decoder}, D {settings.latent}, batch {arguments.batch}, float32"
-    print(f"one training step, {widths}; losses {losses[0]:.3f} and {losses[1]:.3f}\n")
+    print(f"one training step, {widths}; losses " + ", ".join(f"{v:.3f}" for v in losses) + "\n")
     print("| step | median ms | min | max | ratio to PyTorch |\n|---|---|---|---|---|")
     base = result[TorchStep.name][0]
     for name, (median, low, high) in result.items():

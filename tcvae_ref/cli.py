@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import errno
+import importlib.util
 import io
 import os
 import signal
@@ -25,8 +26,18 @@ from tcvae_ref.files import check_folder, check_writable, locked, write_json
 from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
-from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, TrainingState, initial_state, train
-from tcvae_ref.training.loop import networks
+from tcvae_ref.training import (
+    NUMPY,
+    PRESETS,
+    Operations,
+    Run,
+    Settings,
+    TrainingDiverged,
+    TrainingState,
+    initial_state,
+    train,
+)
+from tcvae_ref.training.loop import DTYPE, networks
 from tcvae_ref.training.run import FILES, DataSource, Saver
 from tcvae_ref.training.settings import ESTIMATORS, OBJECTIVES
 from tcvae_ref.types import Array
@@ -66,6 +77,13 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of widths such as 256,256") from None
 
 
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kernels", choices=KERNELS, default="auto", help="compiled kernels or NumPy (auto: numba where installed)"
+    )
+    parser.add_argument("--threads", type=int, metavar="T", help="of the kernels (all processors)")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tcvae-ref",
@@ -87,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--save-every", type=float, default=5.0, metavar="S", help="least seconds between checkpoints (5)"
     )
+    _add_kernels(training)
     group = training.add_argument_group("settings, each in place of the preset's (shown: hearts)")
     default = PRESETS["hearts"]
     group.add_argument("--objective", choices=OBJECTIVES, help=f"what is maximised ({default.objective})")
@@ -116,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add_argument("--samples", type=int, default=10_000, help="of z, for the Monte-Carlo terms (10000)")
     evaluating.add_argument("--seed", type=int, default=0, help="of the samples (0)")
     evaluating.add_argument("--factors", help="to score, such as scale,posX (all that vary, without shape)")
+    _add_kernels(evaluating)
     evaluating.add_argument("--no-figures", action="store_true", help="numbers only")
 
     drawing = commands.add_parser("figures", help="pictures of a run", epilog=EPILOG)
@@ -123,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     drawing.add_argument("folder", type=_path, metavar="RUN")
     drawing.add_argument("--out", type=_path, metavar="FOLDER", help="where they go (RUN/figures)")
     drawing.add_argument("--image", type=int, default=None, help="the image whose code is traversed (the middle one)")
+
+    timing = commands.add_parser("bench", help="time the estimators side by side with other libraries", add_help=False)
+    timing.set_defaults(run=_bench)  # its arguments are its own: tcvae-ref bench --help
 
     data = commands.add_parser("data", help="render, read and verify dSprites", epilog=EPILOG)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -140,6 +163,59 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("--data", metavar="FILE")
     showing.add_argument("--out", type=_path, required=True, metavar="PNG")
     return parser
+
+
+# --- kernels -----------------------------------------------------------------------------------------------
+
+KERNELS = ("auto", "numba", "numpy")
+
+
+class Machinery(NamedTuple):
+    """Compiled kernels or NumPy: what the same loops run on."""
+
+    said: str
+    """For the output: which, and on how many threads."""
+    operations: Operations
+    functions: evaluation.Functions
+
+    def make_ready(self, steps: str, dtype: str) -> None:
+        """Compile what the command will call, visibly: "TRAINING" or "EVALUATION"."""
+        if self.operations is not NUMPY:
+            from tcvae_kernels import compiling
+
+            with Progress("compiling kernels (kept on disk)") as progress:
+                compiling.make_ready(getattr(compiling, steps), dtype, progress)
+
+
+def machinery(choice: str, threads: int | None) -> Machinery:
+    """The kernels, when they are wanted or when numba is there, or NumPy."""
+    if choice != "numpy" and importlib.util.find_spec("numba") is None:
+        if choice == "numba":
+            raise InputError("--kernels numba: numba is not installed; pip install 'tcvae-ref[kernels]'")
+        choice = "numpy"
+    if choice == "numpy":
+        if threads is not None:
+            raise InputError("--threads is for kernels; NumPy takes OMP_NUM_THREADS from the environment")
+        return Machinery("NumPy", NUMPY, evaluation.Functions())
+    import tcvae_kernels
+    from tcvae_kernels import elementwise, mixture
+
+    if threads is not None:
+        tcvae_kernels.set_num_threads(threads)
+    if not tcvae_kernels.COMPILED:
+        raise InputError("kernels: NUMBA_DISABLE_JIT is set; unset it, or take --kernels numpy")
+    names = {"mws": "mws", "mss": "mss", "symmetric-mss": "symmetric_mss", "minibatch": "minibatch"}
+    operations = Operations(
+        {name: getattr(tcvae_kernels, f"expected_log_qz_{function}") for name, function in names.items()},
+        elementwise.bernoulli_log_likelihood,
+        elementwise.relu_layer,
+        elementwise.tanh_layer,
+        elementwise.adam_blocks,
+    )
+    functions = evaluation.Functions(tcvae_kernels.log_qz_exact, mixture.group_densities, 2**36)
+    count = tcvae_kernels.get_num_threads()
+    said = f"compiled kernels on {count} thread{'s' if count > 1 else ''}"
+    return Machinery(said, operations, functions)
 
 
 # --- train -------------------------------------------------------------------------------------------------
@@ -237,6 +313,7 @@ class _StopAtSignal:
 
 def _train(arguments: argparse.Namespace) -> int:
     seconds = checks.real_number("train", "save_every", arguments.save_every, 0.0)
+    chosen = machinery(arguments.kernels, arguments.threads)
     with ExitStack() as stack:
         run, data, state = (_new_run if arguments.resume is None else _continued_run)(arguments, stack)
         settings, steps = run.settings, run.settings.steps(len(data))
@@ -248,13 +325,19 @@ def _train(arguments: argparse.Namespace) -> int:
         print(
             f"{data.name}: {len(data):,} images; {settings.objective} ({settings.estimator}){weights}, "
             f"D {settings.latent}, batch {settings.batch}, {settings.epochs} epochs = {steps:,} steps, "
-            f"seed {settings.seed}" + (f"; continuing at step {state.step:,}" if state.step else ""),
+            f"seed {settings.seed}"
+            + (f"; continuing at step {state.step:,}" if state.step else "")
+            + f"; {chosen.said}",
             flush=True,
         )
+        chosen.make_ready("TRAINING", DTYPE)
         save = Saver(run, seconds)
         stop = stack.enter_context(_StopAtSignal())
         progress = stack.enter_context(Progress("training"))
-        state = train(settings, data, state, save, lambda done, total, terms: progress(done, total, _live(terms)), stop)
+        state = train(
+            *(settings, data, state, save, lambda done, total, terms: progress(done, total, _live(terms)), stop),
+            chosen.operations,
+        )
         save.now(state)
     if state.step < steps:
         print(f"interrupted at step {state.step:,} of {steps:,}; saved in {run.folder}")
@@ -308,8 +391,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise InputError(f"{path}: belongs to the run itself; choose another name")
     if not arguments.no_figures:
         check_folder(arguments.folder / "figures")
+    chosen = machinery(arguments.kernels, arguments.threads)
     trained = _open(arguments.folder)
     wanted = None if arguments.factors is None else arguments.factors.split(",")
+    chosen.make_ready("EVALUATION", "float64")
     with Stages() as stages:
         result = evaluation.evaluate(
             trained.networks,
@@ -320,8 +405,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             arguments.seed,
             wanted,
             stages.next,
+            chosen.functions,
         )
     print(evaluation.to_table(result), flush=True)
+    print(f"\ncomputed with {chosen.said}")
     settings = trained.run.settings.to_json()
     write_json(path, {"tcvae_ref": __version__, "run": settings, **evaluation.to_json(result)})
     print(f"\nnumbers: {path}")
@@ -423,6 +510,15 @@ def _data_show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# --- bench -------------------------------------------------------------------------------------------------
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from tcvae_kernels import bench
+
+    return bench.main(arguments.rest)
+
+
 # --- main --------------------------------------------------------------------------------------------------
 
 
@@ -451,7 +547,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name the terminal cannot show is no reason to stop
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command == "bench":
+        arguments.rest = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         with _terminable():
             status = int(arguments.run(arguments))

@@ -120,8 +120,28 @@ defvjp(log_sum_exp, lambda ans, a: lambda g: g[:, None] * np.exp(a - ans[:, None
 # --- log q(z_i) and log q(z_id) ----------------------------------------------------------------------------
 
 
-def _weighted(z: Array, mu: Array, log_var: Array, log_w: Array | float) -> LogQz:
-    """The logarithm of sum_j w_ij q(z_i|n_j), jointly and for each dimension; log_w : (S, N) or one number."""
+def log_qz_rows(z: Array, mu: Array, log_var: Array, log_w: Array | float) -> LogQz:
+    """The logarithm of sum_j w_ij q(z_i|n_j), jointly and for each dimension, for some samples i.
+
+    Parameters
+    ----------
+    z : (S, D)
+        Samples.
+    mu, log_var : (N, D)
+        Posteriors.
+    log_w : (S, N) or float
+        Log-weights of these samples' rows.
+
+    Returns
+    -------
+    LogQz
+        joint (S,) and marginals (S, D), nats.
+
+    Raises
+    ------
+    InputError, TypeError
+        As `log_density_matrix` does.
+    """
     L = log_density_matrix(z, mu, log_var)  # (S, N, D)
     w = numpy.asarray(log_w, dtype=L.dtype)
     joint = log_sum_exp(np.sum(L, axis=2) + w)  # product over d, then sum over posteriors j
@@ -153,7 +173,7 @@ def log_qz_exact(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQ
     """
     checks.samples_and_posteriors("log_qz_exact", z, mu, log_var)
     N = checks.whole_data_set("log_qz_exact", len(mu), dataset_size)
-    return _weighted(z, mu, log_var, -math.log(N))
+    return log_qz_rows(z, mu, log_var, -math.log(N))
 
 
 def log_qz_mws(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
@@ -181,7 +201,7 @@ def log_qz_mws(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
     """
     checks.matrices("log_qz_mws", z=z, mu=mu, log_var=log_var)
     N = checks.whole_number("log_qz_mws", "dataset_size", dataset_size, 1)
-    return _weighted(z, mu, log_var, log_weights_mws(len(z), N))
+    return log_qz_rows(z, mu, log_var, log_weights_mws(len(z), N))
 
 
 def log_qz_mss(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
@@ -209,7 +229,7 @@ def log_qz_mss(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
     """
     checks.matrices("log_qz_mss", z=z, mu=mu, log_var=log_var)
     M, N = checks.batch_without_replacement("log_qz_mss", len(z), dataset_size)
-    return _weighted(z, mu, log_var, log_weights_mss(M, N))
+    return log_qz_rows(z, mu, log_var, log_weights_mss(M, N))
 
 
 def log_qz_symmetric_mss(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
@@ -236,7 +256,7 @@ def log_qz_symmetric_mss(z: Array, mu: Array, log_var: Array, dataset_size: int)
     """
     checks.matrices("log_qz_symmetric_mss", z=z, mu=mu, log_var=log_var)
     M, N = checks.batch_without_replacement("log_qz_symmetric_mss", len(z), dataset_size)
-    return _weighted(z, mu, log_var, log_weights_symmetric_mss(M, N))
+    return log_qz_rows(z, mu, log_var, log_weights_symmetric_mss(M, N))
 
 
 def log_qz_minibatch(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
@@ -261,7 +281,7 @@ def log_qz_minibatch(z: Array, mu: Array, log_var: Array, dataset_size: int) -> 
     """
     checks.matrices("log_qz_minibatch", z=z, mu=mu, log_var=log_var)
     checks.whole_number("log_qz_minibatch", "dataset_size", dataset_size, 1)
-    return _weighted(z, mu, log_var, -math.log(len(z)))
+    return log_qz_rows(z, mu, log_var, -math.log(len(z)))
 
 
 # --- batch means -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.estimators import log_qz_exact
 from tcvae_ref.gaussian import reparameterise
 from tcvae_ref.likelihood import bernoulli_log_likelihood
 from tcvae_ref.metrics import (
@@ -21,14 +22,26 @@ from tcvae_ref.metrics import (
     estimate,
     mig_quadrature,
 )
+from tcvae_ref.metrics.entropy import GroupDensities, group_densities
 from tcvae_ref.networks import Networks, decode, encode
-from tcvae_ref.types import Array, ProgressHook
+from tcvae_ref.types import Array, LogQzEstimator, ProgressHook
 
 _BLOCK = 1024  # images at a time
 NOT_SCORED = ("color", "shape")
 """Factors the paper leaves out of its MIG on dSprites."""
 
 _STREAM = 3  # of random numbers, apart from those of training.loop
+
+
+class Functions(NamedTuple):
+    """What an evaluation computes with."""
+
+    log_qz_exact: LogQzEstimator = log_qz_exact
+    """Of `tcvae_ref.estimators`, or its equal."""
+    group_densities: GroupDensities = group_densities
+    """Of `tcvae_ref.metrics.entropy`, or its equal."""
+    block_bytes: int = 2**26
+    """Samples are taken in blocks whose pairwise log-densities, if they were made, would fill this much."""
 
 
 class Evaluation(NamedTuple):
@@ -96,6 +109,7 @@ def score(
     log_var: Array,
     factors: Sequence[str] | None = None,
     progress: ProgressHook | None = None,
+    functions: Functions = Functions(),  # noqa: B008
 ) -> Score:
     """MIG by quadrature over the factors wanted, and the dimension-wise KL of each latent.
 
@@ -105,7 +119,9 @@ def score(
         As `scored_factors` and `mig_quadrature` do.
     """
     columns = scored_factors(data, factors)
-    mig = mig_quadrature(mu, log_var, data.classes[:, columns], progress=progress)
+    mig = mig_quadrature(
+        mu, log_var, data.classes[:, columns], progress=progress, group_densities=functions.group_densities
+    )
     names = [factor.name for factor in data.factors]
     return Score(
         mig=mig,
@@ -124,6 +140,7 @@ def evaluate(
     seed: int = 0,
     factors: Sequence[str] | None = None,
     progress: Callable[[str], ProgressHook] | None = None,
+    functions: Functions = Functions(),  # noqa: B008
 ) -> Evaluation:
     """Decompose a model's ELBO over the whole data set and score its latents.
 
@@ -141,6 +158,8 @@ def evaluate(
         Factors to score; by default all that vary except shape and colour.
     progress : function, optional
         progress(stage) returns a function called as (done, total).
+    functions : Functions
+        NumPy's, or their equals.
 
     Returns
     -------
@@ -155,9 +174,12 @@ def evaluate(
     index = rng.integers(len(data), size=samples)
     eps = rng.standard_normal((samples, mu.shape[1]))
     reconstruction = _reconstruction(networks, data, mu, log_var, index, eps)
-    decomposition = decomposition_exact(mu, log_var, index, eps, progress=watch("log q(z) of all components"))
+    decomposition = decomposition_exact(
+        *(mu, log_var, index, eps, functions.log_qz_exact, functions.block_bytes),
+        watch("log q(z) of all components"),
+    )
     try:
-        scored: Score | str = score(data, mu, log_var, factors, watch("entropies"))
+        scored: Score | str = score(data, mu, log_var, factors, watch("entropies"), functions)
     except InputError as refusal:
         scored = str(refusal)
     return Evaluation(

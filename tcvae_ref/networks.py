@@ -13,7 +13,7 @@ import numpy
 from autograd.extend import defvjp, primitive
 
 from tcvae_ref import checks
-from tcvae_ref.types import Array, Layers
+from tcvae_ref.types import Array, Layer, Layers
 
 
 class Networks(NamedTuple):
@@ -78,13 +78,25 @@ def tanh(a: Array) -> Any:
 defvjp(tanh, lambda ans, a: lambda g: g * (1.0 - ans**2))
 
 
-def encode(encoder: Layers, x: Array) -> tuple[Array, Array]:
+def relu_layer(h: Array, W: Array, b: Array) -> Array:
+    """max(h W + b, 0) : (M, inputs), (inputs, outputs), (outputs,) -> (M, outputs)."""
+    return relu(np.matmul(h, W) + b)
+
+
+def tanh_layer(h: Array, W: Array, b: Array) -> Array:
+    """tanh(h W + b) : (M, inputs), (inputs, outputs), (outputs,) -> (M, outputs)."""
+    return tanh(np.matmul(h, W) + b)
+
+
+def encode(encoder: Layers, x: Array, hidden_layer: Layer = relu_layer) -> tuple[Array, Array]:
     """Parameters of q(z|n): hidden layers with ReLU, the last layer linear and split in two.
 
     Parameters
     ----------
     encoder : Layers
     x : (M, P)
+    hidden_layer : function
+        `relu_layer` or its equal.
 
     Returns
     -------
@@ -93,19 +105,21 @@ def encode(encoder: Layers, x: Array) -> tuple[Array, Array]:
     *hidden, (W, b) = encoder
     h = x
     for W_h, b_h in hidden:
-        h = relu(np.matmul(h, W_h) + b_h)
+        h = hidden_layer(h, W_h, b_h)
     h = np.matmul(h, W) + b
     D = len(b) // 2
     return h[:, :D], h[:, D:]
 
 
-def decode(decoder: Layers, z: Array) -> Array:
+def decode(decoder: Layers, z: Array, hidden_layer: Layer = tanh_layer) -> Array:
     """Bernoulli logits of p(x|z): hidden layers with tanh, the last layer linear.
 
     Parameters
     ----------
     decoder : Layers
     z : (M, D)
+    hidden_layer : function
+        `tanh_layer` or its equal.
 
     Returns
     -------
@@ -114,5 +128,5 @@ def decode(decoder: Layers, z: Array) -> Array:
     *hidden, (W, b) = decoder
     h = z
     for W_h, b_h in hidden:
-        h = tanh(np.matmul(h, W_h) + b_h)
+        h = hidden_layer(h, W_h, b_h)
     return np.matmul(h, W) + b

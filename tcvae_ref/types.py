@@ -11,6 +11,9 @@ Array: TypeAlias = NDArray[Any]
 Layers: TypeAlias = list[tuple[Array, Array]]
 """A fully connected network: (W, b) for each layer, W : (inputs, outputs), b : (outputs,)."""
 
+Layer: TypeAlias = Callable[[Array, Array, Array], Array]
+"""`layer(h, W, b)`: a layer with its activation."""
+
 ProgressHook: TypeAlias = Callable[[int, int], None]
 """Called as hook(done, total) during a long call."""
 

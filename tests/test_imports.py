@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tcvae_kernels
+
 import tcvae_ref
 
 PACKAGE = Path(tcvae_ref.__file__).parent
@@ -35,6 +37,10 @@ def imports(path):
             yield node.module
             if node.module == "tcvae_ref":
                 yield from (f"tcvae_ref.{alias.name}" for alias in node.names)
+
+
+KERNELS = Path(tcvae_kernels.__file__).parent
+OF_THE_HOUSE = {"checks", "types"}  # what kernels may use of tcvae_ref: never the numerics they are judged by
 
 
 def outside(path):
@@ -74,6 +80,15 @@ def test_every_module_has_its_doors():
     assert modules == {*REFERENCE, *ALONE}
     assert {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()} == set(ROOMS)
     assert all("cli" not in inside(path) for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda path: path.stem)
+def test_kernels_stand_apart_from_what_judges_them(path):
+    if path.stem == "bench":  # compares everything with everything, inside functions
+        assert not (KERNELS.parent / "__init__.py").exists()
+        return
+    assert outside(path) <= {"numpy", "numba", "llvmlite", "autograd", "tcvae_kernels"}
+    assert inside(path) <= OF_THE_HOUSE, inside(path) - OF_THE_HOUSE
 
 
 def test_the_naive_twin_imports_the_standard_library_only():

@@ -17,6 +17,7 @@ from autograd import grad
 from autograd.test_util import check_grads
 
 from tcvae_ref import InputError
+from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
 from tcvae_ref.files import locked
 from tcvae_ref.networks import decode, encode
@@ -64,7 +65,10 @@ def train(settings, data, state=None, steps=None, save=lambda state: None, seen=
             seen.append((done, total, terms))
 
     last = first
-    return train_loop(settings, data, state, save, progress, lambda: steps is not None and last - first >= steps)
+    operations = machinery("auto", None).operations  # what the command line takes, too
+    return train_loop(
+        *(settings, data, state, save, progress, lambda: steps is not None and last - first >= steps), operations
+    )
 
 
 def assert_same(a, b):

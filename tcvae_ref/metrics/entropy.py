@@ -7,7 +7,8 @@ about 9 sigma, so the densities cost (N x window), not (N x grid). The step is h
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,54 @@ class Entropy(NamedTuple):
     """Estimate of the error of any of these and of their differences, from the changes as the step was halved."""
 
 
-def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], tolerance: float = 1e-10) -> Entropy:
+def group_densities(
+    mu: Array,
+    sigma: Array,
+    labellings: list[NDArray[np.int64]],
+    sizes: list[int],
+    start: float,
+    step: float,
+    points: int,
+) -> list[NDArray[np.float64]]:
+    """Sum of N(z; mu_n, sigma_n^2) / N over each group, on the grid start + step * (0, 1, ... points - 1).
+
+    Components of about one width are taken together, from left to right, so that a block of them touches a short
+    stretch of the grid: the cost is the sum of the windows.
+    """
+    sums = [np.zeros((size, points)) for size in sizes]
+    first = np.ceil((mu - REACH * sigma - start) / step).astype(np.int64)
+    window = np.floor(2.0 * REACH * sigma / step).astype(np.int64) + 2
+    octave = np.floor(np.log2(window)).astype(np.int64)
+    order = np.lexsort((first, octave))
+    for members in np.split(order, np.flatnonzero(np.diff(octave[order])) + 1):
+        width = int(window[members].max())
+        count = max(1, _BLOCK // width)
+        for begin in range(0, len(members), count):
+            block = members[begin : begin + count]
+            index = first[block, None] + np.arange(width)
+            q = (start + step * index - mu[block, None]) / sigma[block, None]
+            density = np.exp(-0.5 * q * q) / (math.sqrt(2.0 * math.pi) * sigma[block, None] * len(mu))
+            left, stretch = int(index[0, 0]), int(index[-1, -1]) - int(index[0, 0]) + 1
+            for total, label in zip(sums, labellings, strict=True):
+                cell = label[block, None] * stretch + (index - left)
+                added = np.bincount(cell.ravel(), density.ravel(), minlength=len(total) * stretch)
+                total[:, left : left + stretch] += added.reshape(len(total), stretch)
+    return sums
+
+
+GroupDensities: TypeAlias = Callable[
+    [Array, Array, list[NDArray[np.int64]], list[int], float, float, int], list[NDArray[np.float64]]
+]
+"""`group_densities` or its equal."""
+
+
+def mixture_entropies(
+    mu: Array,
+    log_var: Array,
+    labels: NDArray[np.integer],
+    tolerance: float = 1e-10,
+    group_densities: GroupDensities = group_densities,
+) -> Entropy:
     """Entropy of a 1-D mixture, and its entropies given each of several labellings of the components.
 
     H(z)       = - integral q log q,                      q        = 1/N sum_n N(mu_n, sigma_n^2)
@@ -54,6 +102,9 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
         Class of each component in each of K labellings, 0, 1, ...
     tolerance : float
         Halve the step until the error estimate is below this, nats.
+    group_densities : function, optional
+        Sums the components on the grid, where the time goes: the function of this module in NumPy, or the compiled
+        `tcvae_kernels.mixture.group_densities`, for many components.
 
     Returns
     -------
@@ -89,7 +140,7 @@ def mixture_entropies(mu: Array, log_var: Array, labels: NDArray[np.integer], to
         )
     step = 2.0 ** math.floor(math.log2(FIRST_STEP * float(sigma.min())))  # a power of two: grid points are exact
     while True:
-        by_step = _trapezoid_entropies(mu, sigma, labels, step)
+        by_step = _trapezoid_entropies(mu, sigma, labels, step, group_densities)
         last, before = (_largest_change(fine, coarse) for fine, coarse in itertools.pairwise(by_step))
         error = max(last, before**2)  # halving squares the error: two changes must agree that it is small
         if error <= tolerance:
@@ -106,7 +157,7 @@ def _largest_change(fine: NDArray[np.float64], coarse: NDArray[np.float64]) -> f
 
 
 def _trapezoid_entropies(
-    mu: Array, sigma: Array, labels: NDArray[np.integer], step: float
+    mu: Array, sigma: Array, labels: NDArray[np.integer], step: float, group_densities: GroupDensities
 ) -> list[NDArray[np.float64]]:
     """[H(z), H(z|v_1), ..., H(z|v_K)] with this step, and with every second and every fourth point of the same grid."""
     start = step * math.floor(float(np.min(mu - REACH * sigma)) / step)
@@ -121,7 +172,7 @@ def _trapezoid_entropies(
             "leave out the components that are too narrow"
         )
     labellings = [np.zeros(len(mu), dtype=np.int64), *labels.T.astype(np.int64)]
-    sums = _group_densities(mu, sigma, labellings, sizes, start, step, points)
+    sums = group_densities(mu, sigma, labellings, sizes, start, step, points)
     integrals: list[list[float]] = [[], [], []]
     for label, density in zip(labellings, sums, strict=True):
         # density[v] = p(v) q(z|v), so  - p(v) q log q = - density log density + density log p(v)
@@ -130,38 +181,3 @@ def _trapezoid_entropies(
         for power, values in enumerate(integrals):
             values.append(2**power * step * float(integrand[:, :: 2**power].sum()))
     return [np.array(values) for values in integrals]
-
-
-def _group_densities(
-    mu: Array,
-    sigma: Array,
-    labellings: list[NDArray[np.int64]],
-    sizes: list[int],
-    start: float,
-    step: float,
-    points: int,
-) -> list[NDArray[np.float64]]:
-    """Sum of N(z; mu_n, sigma_n^2) / N over each group, on the grid start + step * (0, 1, ... points - 1).
-
-    Components of about one width are taken together, from left to right, so that a block of them touches a short
-    stretch of the grid: the cost is the sum of the windows.
-    """
-    sums = [np.zeros((size, points)) for size in sizes]
-    first = np.ceil((mu - REACH * sigma - start) / step).astype(np.int64)
-    window = np.floor(2.0 * REACH * sigma / step).astype(np.int64) + 2
-    octave = np.floor(np.log2(window)).astype(np.int64)
-    order = np.lexsort((first, octave))
-    for members in np.split(order, np.flatnonzero(np.diff(octave[order])) + 1):
-        width = int(window[members].max())
-        count = max(1, _BLOCK // width)
-        for begin in range(0, len(members), count):
-            block = members[begin : begin + count]
-            index = first[block, None] + np.arange(width)
-            q = (start + step * index - mu[block, None]) / sigma[block, None]
-            density = np.exp(-0.5 * q * q) / (math.sqrt(2.0 * math.pi) * sigma[block, None] * len(mu))
-            left, stretch = int(index[0, 0]), int(index[-1, -1]) - int(index[0, 0]) + 1
-            for total, label in zip(sums, labellings, strict=True):
-                cell = label[block, None] * stretch + (index - left)
-                added = np.bincount(cell.ravel(), density.ravel(), minlength=len(total) * stretch)
-                total[:, left : left + stretch] += added.reshape(len(total), stretch)
-    return sums

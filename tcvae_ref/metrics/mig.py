@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.metrics.entropy import mixture_entropies
+from tcvae_ref.metrics.entropy import GroupDensities, group_densities, mixture_entropies
 from tcvae_ref.types import Array, ProgressHook
 
 
@@ -34,6 +34,7 @@ def mig_quadrature(
     classes: NDArray[np.integer],
     tolerance: float = 1e-10,
     progress: ProgressHook | None = None,
+    group_densities: GroupDensities = group_densities,
 ) -> MIG:
     """Mutual information gap without Monte-Carlo noise.
 
@@ -54,6 +55,9 @@ def mig_quadrature(
         Halve the step of the quadrature until its error estimate is below this, nats.
     progress : function, optional
         Called as progress(done, total), in dimensions.
+    group_densities : function, optional
+        Passed on to `mixture_entropies`: sums the components on its grid, in NumPy, or compiled
+        (`tcvae_kernels.mixture.group_densities`).
 
     Returns
     -------
@@ -79,7 +83,7 @@ def mig_quadrature(
     factor_entropy = np.array([_entropy(column) for column in labels.T])
     entropies, information, error = np.empty(D), np.empty((D, labels.shape[1])), 0.0
     for d in range(D):
-        result = mixture_entropies(mu[:, d], log_var[:, d], labels, tolerance)
+        result = mixture_entropies(mu[:, d], log_var[:, d], labels, tolerance, group_densities)
         entropies[d] = result.marginal
         information[d] = result.marginal - np.array(result.conditional)
         error = max(error, result.error)

@@ -2,12 +2,15 @@
 
 from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state
 from tcvae_ref.training.loop import TrainingDiverged, TrainingState, initial_state, train
+from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.run import Run
 from tcvae_ref.training.settings import PRESETS, Settings
 
 __all__ = [
+    "NUMPY",
     "PRESETS",
     "AdamState",
+    "Operations",
     "Run",
     "Settings",
     "TrainingDiverged",

@@ -1,7 +1,8 @@
 """The Adam optimiser (Kingma & Ba 2015, algorithm 1)."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.types import Array
 
 _BLOCK = 1 << 15  # numbers updated at a time: the temporaries stay in the cache
+
+
+AdamUpdate: TypeAlias = Callable[[Array, Array, Array, Array, tuple[float, ...]], None]
+"""`adam_update` or its equal."""
 
 
 class AdamState(NamedTuple):
@@ -23,6 +28,36 @@ def initial_adam_state(parameters: list[Array]) -> AdamState:
     return AdamState([np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters])
 
 
+def adam_update(p: Array, g: Array, m: Array, v: Array, numbers: tuple[float, ...]) -> None:
+    """Update one parameter array and its moments in place, block by block.
+
+    m <- b1 m + r1 g,    v <- b2 v + r2 g^2,    p <- p - rate m / (sqrt(v) + epsilon)
+
+    Parameters
+    ----------
+    p, g, m, v : (n,)
+        Parameters, gradient, first and second moments.
+    numbers : tuple of float
+        b1, b2, r1, r2, rate, epsilon.
+    """
+    beta1, beta2, rest1, rest2, rate, epsilon = numbers
+    scratch = np.empty(min(_BLOCK, p.size), p.dtype)
+    for start in range(0, p.size, _BLOCK):
+        p_b, g_b, m_b, v_b = (a[start : start + _BLOCK] for a in (p, g, m, v))
+        t = scratch[: p_b.size]
+        m_b *= beta1
+        m_b += np.multiply(g_b, rest1, out=t)
+        v_b *= beta2
+        np.multiply(g_b, g_b, out=t)
+        t *= rest2
+        v_b += t
+        np.sqrt(v_b, out=t)
+        t += epsilon
+        np.divide(m_b, t, out=t)
+        t *= rate
+        p_b -= t
+
+
 def adam_step(
     parameters: list[Array],
     gradient: list[Array],
@@ -32,6 +67,7 @@ def adam_step(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
+    update: AdamUpdate = adam_update,
 ) -> None:
     """Descend along the gradient, changing parameters and moments in place.
 
@@ -46,6 +82,8 @@ def adam_step(
     step : int
         t, counted from 1.
     learning_rate, beta1, beta2, epsilon : float
+    update : function
+        `adam_update` or its equal.
 
     Raises
     ------
@@ -64,20 +102,7 @@ def adam_step(
             )
     root = math.sqrt(1.0 - beta2**step)  # sqrt(v / (1 - b2^t)) + eps  =  (sqrt(v) + root eps) / root
     rate = learning_rate * root / (1.0 - beta1**step)
-    scratch = np.empty(_BLOCK, parameters[0].dtype)
+    numbers = (beta1, beta2, 1.0 - beta1, 1.0 - beta2, rate, root * epsilon)
     for arrays in zip(parameters, gradient, state.first, state.second, strict=True):
-        flat = [array.reshape(-1) for array in arrays]  # views: the arrays are contiguous
-        for start in range(0, flat[0].size, _BLOCK):
-            p, g, m, v = (a[start : start + _BLOCK] for a in flat)
-            t = scratch[: p.size]
-            m *= beta1
-            m += np.multiply(g, 1.0 - beta1, out=t)
-            v *= beta2
-            np.multiply(g, g, out=t)
-            t *= 1.0 - beta2
-            v += t
-            np.sqrt(v, out=t)
-            t += root * epsilon
-            np.divide(m, t, out=t)
-            t *= rate
-            p -= t
+        p, g, m, v = (array.reshape(-1) for array in arrays)  # views: the arrays are contiguous
+        update(p, g, m, v, numbers)

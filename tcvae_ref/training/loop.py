@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.gaussian import reparameterise
-from tcvae_ref.likelihood import bernoulli_log_likelihood
 from tcvae_ref.networks import Networks, decode, encode, initial_layers, layer_sizes
 from tcvae_ref.objectives import ElboTerms, elbo_terms
 from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state
-from tcvae_ref.training.settings import ESTIMATORS, Settings
+from tcvae_ref.training.operations import NUMPY, Operations
+from tcvae_ref.training.settings import Settings
 from tcvae_ref.types import Array, Layers, Scalar
 
 DTYPE = "float32"
@@ -75,7 +75,13 @@ def step_noise(seed: int, step: int, M: int, D: int) -> Array:
 
 
 def loss_and_terms(
-    settings: Settings, parameters: list[Array], x: Array, eps: Array, dataset_size: int, step: int
+    settings: Settings,
+    parameters: list[Array],
+    x: Array,
+    eps: Array,
+    dataset_size: int,
+    step: int,
+    operations: Operations = NUMPY,
 ) -> tuple[Scalar, NDArray[np.float64]]:
     """Loss of one batch, to be minimised, and the ELBO's terms for the record.
 
@@ -91,6 +97,8 @@ def loss_and_terms(
         N.
     step : int
         Counted from 0; beta depends on it during warm-up.
+    operations : Operations
+        `NUMPY` or its equal.
 
     Returns
     -------
@@ -100,10 +108,10 @@ def loss_and_terms(
         The ELBO's terms as plain numbers, in the order of `ElboTerms`.
     """
     encoder, decoder = networks(settings, parameters)
-    mu, log_var = encode(encoder, x)
+    mu, log_var = encode(encoder, x, operations.relu_layer)
     z = reparameterise(mu, log_var, eps)
-    log_px = bernoulli_log_likelihood(x, decode(decoder, z))
-    terms = elbo_terms(log_px, z, mu, log_var, dataset_size, ESTIMATORS[settings.estimator])
+    log_px = operations.bernoulli_log_likelihood(x, decode(decoder, z, operations.tanh_layer))
+    terms = elbo_terms(log_px, z, mu, log_var, dataset_size, operations.estimators[settings.estimator])
     objective = settings.objective_at(step)(terms)
     return -objective, np.array([float(getval(term)) for term in terms])
 
@@ -115,6 +123,7 @@ def train(
     save: Callable[[TrainingState], None],
     progress: Callable[[int, int, ElboTerms], None],
     stop: Callable[[], bool],
+    operations: Operations = NUMPY,
 ) -> TrainingState:
     """Train from `state` to the last epoch.
 
@@ -130,6 +139,8 @@ def train(
         Called as progress(steps done, steps in all, the step's terms).
     stop : function
         When it returns True the loop ends after the current step.
+    operations : Operations
+        What a step is made of: `NUMPY` or its equal.
 
     Returns
     -------
@@ -146,7 +157,7 @@ def train(
     N, M = len(data), settings.batch
     steps_per_epoch, total = settings.steps_per_epoch(N), settings.steps(N)
     gradient_and_terms = grad_and_aux(
-        lambda parameters, x, eps, step: loss_and_terms(settings, parameters, x, eps, N, step)
+        lambda parameters, x, eps, step: loss_and_terms(settings, parameters, x, eps, N, step, operations)
     )
     order, order_epoch = None, -1
     step, parameters, adam, epoch_sum, history = state
@@ -158,7 +169,7 @@ def train(
         eps = step_noise(settings.seed, step, M, settings.latent)
         gradient, terms = _finite(gradient_and_terms, parameters, x, eps, step)
         step += 1
-        adam_step(parameters, gradient, adam, step, settings.learning_rate)
+        adam_step(parameters, gradient, adam, step, settings.learning_rate, update=operations.adam_update)
         epoch_sum = epoch_sum + terms
         if nth + 1 == steps_per_epoch:
             history = np.vstack([history, epoch_sum / steps_per_epoch])

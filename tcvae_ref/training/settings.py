@@ -8,17 +8,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tcvae_ref import checks, estimators, objectives
+from tcvae_ref import checks, objectives
 from tcvae_ref.checks import InputError
 from tcvae_ref.objectives import ElboTerms
-from tcvae_ref.types import ExpectedLogQzEstimator, Scalar
+from tcvae_ref.types import Scalar
 
-ESTIMATORS: dict[str, ExpectedLogQzEstimator] = {
-    "mws": estimators.expected_log_qz_mws,
-    "mss": estimators.expected_log_qz_mss,
-    "symmetric-mss": estimators.expected_log_qz_symmetric_mss,
-    "minibatch": estimators.expected_log_qz_minibatch,
-}
+ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch")
 """The estimators that work on a batch, by their names on the command line."""
 
 OBJECTIVES: dict[str, tuple[str, ...]] = {
@@ -38,7 +33,7 @@ class Settings:
     objective: str = "beta-tcvae"
     """vae (eq. 1, beta = 1), beta-vae (eq. 1) or beta-tcvae (eq. 4)."""
     estimator: str = "mws"
-    """How log q(z) is estimated from a batch: a key of `ESTIMATORS`."""
+    """How log q(z) is estimated from a batch: one of `ESTIMATORS`."""
     alpha: float = 1.0
     """Weight of the index-code mutual information (beta-tcvae)."""
     beta: float = 20.0

@@ -1,0 +1,218 @@
+"""The one decorator of every kernel, and what LLVM has to be told that Python cannot say.
+
+Without numba this module still imports; a kernel that is then called raises the ImportError that names the extra.
+With NUMBA_DISABLE_JIT=1 the kernels run as plain Python, slowly.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+try:
+    import numba
+    from llvmlite import ir
+    from numba import types
+    from numba.core import caching
+    from numba.extending import intrinsic, overload
+except ImportError:
+    numba = None
+
+COMPILED = numba is not None and not numba.config.DISABLE_JIT
+"""Whether kernels are compiled: numba is there and not switched off."""
+
+FAST_MATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+"""No `nnan` and `ninf`: a row of -inf must stay one."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class KernelsNotInstalled(ImportError):
+    """numba is not installed."""
+
+
+def _missing(function: Function) -> Function:
+    @functools.wraps(function)
+    def explain(*arguments: Any) -> Any:
+        raise KernelsNotInstalled(
+            "tcvae_kernels needs numba, which is not installed: pip install 'tcvae-ref[kernels]', "
+            "or use tcvae_ref.estimators, which has the same functions in NumPy"
+        )
+
+    return explain  # type: ignore[return-value]
+
+
+def jit(function: Function) -> Function:
+    """Compile a kernel at its first call, without the GIL, and keep it on disk."""
+    if numba is None:
+        return _missing(function)
+    dispatcher = numba.njit(error_model="numpy", fastmath=FAST_MATH, nogil=True)(function)
+    if COMPILED:
+        dispatcher._cache = _Cache(function)
+    return dispatcher
+
+
+if COMPILED:
+
+    @intrinsic
+    def vector_loop(context):
+        """Give the function that calls this a body of its own, in the widest vectors, with arrays that do not overlap.
+
+        LLVM keeps to 256 bits on processors that have 512 unless told otherwise, and without the promise that its
+        arrays are apart it refuses to vectorise a loop over more than a few of them. The promise holds: every kernel
+        gets buffers of its own.
+        """
+
+        def code(context, builder, signature, arguments):
+            function = builder.function
+            function.attributes.add("noinline")
+            set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own add knows no such pairs
+            for argument in function.args[2:]:  # after the return value's and the exception's place
+                if isinstance(argument.type, ir.PointerType):
+                    argument.add_attribute("noalias")
+            return context.get_dummy_value()
+
+        return types.void(), code
+
+    @intrinsic
+    def larger(context, a, b):
+        """The larger of two numbers that are not nan, in the one form that LLVM vectorises as a maximum."""
+
+        def code(context, builder, signature, arguments):
+            flags = ("nnan", "nsz")
+            above = builder.fcmp_ordered(">", *arguments, flags=flags)
+            return builder.select(above, *arguments, flags=flags)
+
+        return a(a, a), code
+
+    def _bitcast(source: Any, target: Any, llvm: Any) -> Any:
+        @intrinsic
+        def bits(context, x):
+            def code(context, builder, signature, arguments):
+                return builder.bitcast(arguments[0], llvm)
+
+            return target(source), code
+
+        return bits
+
+    bits64 = _bitcast(types.float64, types.int64, ir.IntType(64))
+    float64 = _bitcast(types.int64, types.float64, ir.DoubleType())
+    bits32 = _bitcast(types.float32, types.int32, ir.IntType(32))
+    float32 = _bitcast(types.int32, types.float32, ir.FloatType())
+    int32 = types.int32
+
+    def by_type(**implementations: Callable[..., Any]) -> Callable[[Function], Function]:
+        """Call, in compiled code, the implementation for the first argument's dtype; inlined, never reassociated."""
+
+        def decorate(function: Function) -> Function:
+            def choose(*arguments: Any) -> Any:
+                return implementations[str(arguments[0])]
+
+            choose.__signature__ = _signature(function)  # type: ignore[attr-defined]
+            options = {"error_model": "numpy", "fastmath": {"contract"}, "forceinline": True}
+            overload(function, jit_options=options)(choose)
+            return function
+
+        return decorate
+
+    def _signature(function: Callable[..., Any]) -> Any:
+        import inspect
+
+        return inspect.signature(function)
+
+else:
+
+    def vector_loop() -> None:
+        """Nothing, when interpreted."""
+
+    def larger(a: Any, b: Any) -> Any:
+        """The larger of two numbers."""
+        return max(a, b)
+
+    def bits64(x: Any) -> Any:
+        """The bits of a float64 as an integer."""
+        return np.float64(x).view(np.int64)
+
+    def float64(n: Any) -> Any:
+        """The float64 of these bits."""
+        return np.int64(n).view(np.float64)
+
+    def bits32(x: Any) -> Any:
+        """The bits of a float32 as an integer."""
+        return np.float32(x).view(np.int32)
+
+    def float32(n: Any) -> Any:
+        """The float32 of these bits."""
+        return np.int32(n).view(np.float32)
+
+    int32 = np.int32
+
+    def by_type(**implementations: Callable[..., Any]) -> Callable[[Function], Function]:
+        """Call the implementation for the first argument's dtype."""
+
+        def decorate(function: Function) -> Function:
+            @functools.wraps(function)
+            def dispatch(*arguments: Any) -> Any:
+                return implementations[np.asarray(arguments[0]).dtype.name](*arguments)
+
+            return dispatch  # type: ignore[return-value]
+
+        return decorate
+
+
+# --- the cache on disk ---------------------------------------------------------------------------------------
+
+if COMPILED:
+
+    @functools.cache
+    def _source_stamp() -> str:
+        """One stamp for the whole package: a kernel is compiled again when any function it may call has changed."""
+        digest = hashlib.sha256(np.__version__.encode())
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def _with_stamp(locator: Any) -> Any:
+        class Stamped(locator):  # type: ignore[misc]
+            def get_source_stamp(self) -> str:
+                return _source_stamp()
+
+        return Stamped
+
+    class _Implementation(caching.CompileResultCacheImpl):
+        _locator_classes = [_with_stamp(c) for c in caching.CompileResultCacheImpl._locator_classes]  # noqa: RUF012
+
+    class _Cache(caching.FunctionCache):
+        """Numba's cache, one process at a time: it numbers its files, and two writers can choose one number."""
+
+        _impl_class = _Implementation
+
+        def load_overload(self, signature: Any, context: Any) -> Any:
+            with self._alone():
+                return super().load_overload(signature, context)
+
+        def save_overload(self, signature: Any, data: Any) -> None:
+            with self._alone():
+                super().save_overload(signature, data)
+
+        @contextmanager
+        def _alone(self) -> Any:
+            try:
+                import fcntl
+            except ImportError:  # Windows: numba's own care
+                yield
+                return
+            try:
+                os.makedirs(self.cache_path, exist_ok=True)
+                file = open(os.path.join(self.cache_path, "tcvae_kernels.lock"), "a")  # noqa: SIM115
+            except OSError:  # nowhere to keep anything
+                yield
+                return
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield

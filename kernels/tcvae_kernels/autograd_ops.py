@@ -1,0 +1,89 @@
+"""The kernels as functions that autograd differentiates.
+
+`expected_log_qz_*`: value and gradient come from one pass over the exponentials, made when an argument is being
+differentiated; the joint and the marginal part keep gradients apart, so that any weighting of the two can follow.
+`log_qz_*`: the values first; the gradient's pass is made when it is asked for, with the weights it is asked for.
+First derivatives only.
+"""
+
+from typing import Any
+
+import numpy as np
+from autograd.extend import Box, defvjp, defvjp_argnums, primitive
+
+from tcvae_kernels.pairwise import Gradient, Weights, log_sums, log_sums_and_gradient
+from tcvae_ref.checks import InputError
+from tcvae_ref.types import Array, ExpectedLogQz, LogQz
+
+
+def plain(*arrays: Any) -> list[Any]:
+    """Arrays out of their boxes; of one level only, since the gradient is not itself differentiable."""
+    plain = [a._value if isinstance(a, Box) else a for a in arrays]
+    if any(isinstance(a, Box) for a in plain):
+        raise InputError(
+            "tcvae_kernels: a second derivative is asked for, the kernels have first derivatives only; "
+            "use the function of the same name in tcvae_ref.estimators"
+        )
+    return plain
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _joint_and_marginals(z: Array, mu: Array, log_var: Array, weights: Weights) -> Any:
+    """(S, 1 + D): log q(z_i), then log q(z_id)."""
+    joint, marginals = log_sums(z, mu, log_var, weights)
+    return np.concatenate([joint[:, None], marginals], axis=1)
+
+
+def _vjp(argnums: Any, answer: Array, arguments: Any, options: Any) -> Any:
+    z, mu, log_var, weights = [*plain(*arguments[:3]), arguments[3]]
+
+    def vjp(g: Array) -> Any:
+        (g,) = plain(g)
+        joint, marginals = log_sums_and_gradient(z, mu, log_var, weights, g[:, 0], g[:, 1:])[2]
+        return tuple(joint[k] + marginals[k] for k in argnums)
+
+    return vjp
+
+
+defvjp_argnums(_joint_and_marginals, _vjp)
+
+
+def log_qz(z: Array, mu: Array, log_var: Array, weights: Weights) -> LogQz:
+    """Values at each sample."""
+    both = _joint_and_marginals(z, mu, log_var, weights)
+    return LogQz(both[:, 0], both[:, 1:])
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _recorded(z: Array, mu: Array, log_var: Array, means: Array, gradient: Gradient) -> Array:
+    """The means, computed before together with their gradient."""
+    return means
+
+
+def _recorded_vjp(k: int) -> Any:
+    def maker(answer: Array, z: Array, mu: Array, log_var: Array, means: Array, gradient: Gradient) -> Any:
+        def vjp(g: Array) -> Array:
+            (g,) = plain(g)
+            return g[0] * gradient.joint[k] + g[1] * gradient.marginals[k]
+
+        return vjp
+
+    return maker
+
+
+defvjp(_recorded, *(_recorded_vjp(k) for k in range(3)), argnums=(0, 1, 2))
+
+
+def expected_log_qz(z: Array, mu: Array, log_var: Array, weights: Weights) -> ExpectedLogQz:
+    """Batch means, with their gradient when an argument is being differentiated."""
+    arrays = plain(z, mu, log_var)
+    S, dtype = len(arrays[0]), arrays[0].dtype
+    if any(isinstance(a, Box) for a in (z, mu, log_var)):
+        share = np.full(arrays[0].shape, 1.0 / S)
+        joint, marginals, gradient = log_sums_and_gradient(*arrays, weights, share[:, 0], share)
+    else:
+        joint, marginals = log_sums(*arrays, weights)
+    means = np.array([np.sum(joint, dtype=np.float64) / S, np.sum(marginals, dtype=np.float64) / S], dtype)
+    if any(isinstance(a, Box) for a in (z, mu, log_var)):
+        means = _recorded(z, mu, log_var, means, gradient)
+    return ExpectedLogQz(means[0], means[1])

@@ -1,0 +1,32 @@
+"""What a benchmark ran on."""
+
+import importlib.metadata
+import os
+import platform
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions(*modules: str) -> dict[str, str]:
+    """Versions of those modules that are installed."""
+    found = {}
+    for name in modules:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(*modules: str) -> str:
+    """One line: processor, cores, Python, and the versions of those modules that are installed."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            cpu = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    software = [f"Python {platform.python_version()}", *(f"{name} {v}" for name, v in versions(*modules).items())]
+    return f"{cpu}, {os.cpu_count()} cores; " + ", ".join(software)

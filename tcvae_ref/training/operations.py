@@ -1,0 +1,37 @@
+"""The functions a training step is made of, so that the same loop runs on NumPy or on compiled kernels."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tcvae_ref import estimators
+from tcvae_ref.likelihood import bernoulli_log_likelihood
+from tcvae_ref.networks import relu_layer, tanh_layer
+from tcvae_ref.training.adam import AdamUpdate, adam_update
+from tcvae_ref.training.row_blocks import in_row_blocks
+from tcvae_ref.types import Array, ExpectedLogQzEstimator, Layer
+
+
+class Operations(NamedTuple):
+    """Functions with the names, arguments and results of the reference's."""
+
+    estimators: dict[str, ExpectedLogQzEstimator]
+    """Those that work on a batch, by their names on the command line."""
+    bernoulli_log_likelihood: Callable[[Array, Array], Array]
+    relu_layer: Layer
+    tanh_layer: Layer
+    adam_update: AdamUpdate
+
+
+NUMPY = Operations(
+    {
+        "mws": in_row_blocks(estimators.expected_log_qz_mws, estimators.log_weights_mws),
+        "mss": in_row_blocks(estimators.expected_log_qz_mss, estimators.log_weights_mss),
+        "symmetric-mss": in_row_blocks(estimators.expected_log_qz_symmetric_mss, estimators.log_weights_symmetric_mss),
+        "minibatch": in_row_blocks(estimators.expected_log_qz_minibatch, lambda M, N: estimators.log_weights_mws(M, 1)),
+    },
+    bernoulli_log_likelihood,
+    relu_layer,
+    tanh_layer,
+    adam_update,
+)
+"""The reference itself, in blocks of samples where a batch is large."""
