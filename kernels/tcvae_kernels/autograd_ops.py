@@ -15,16 +15,25 @@ from tcvae_kernels.pairwise import Gradient, Weights, log_sums, log_sums_and_gra
 from tcvae_ref.checks import InputError
 from tcvae_ref.types import Array, ExpectedLogQz, LogQz
 
+_ONCE = (
+    "tcvae_kernels: a second derivative is asked for, the kernels have first derivatives only; "
+    "use the function of the same name in tcvae_ref"
+)
+
 
 def plain(*arrays: Any) -> list[Any]:
-    """Arrays out of their boxes; of one level only, since the gradient is not itself differentiable."""
-    plain = [a._value if isinstance(a, Box) else a for a in arrays]
-    if any(isinstance(a, Box) for a in plain):
-        raise InputError(
-            "tcvae_kernels: a second derivative is asked for, the kernels have first derivatives only; "
-            "use the function of the same name in tcvae_ref.estimators"
-        )
-    return plain
+    """Arguments of a public function out of their boxes, which must all be of one differentiation."""
+    boxes = [a for a in arrays if isinstance(a, Box)]
+    if len({box._trace for box in boxes}) > 1:
+        raise InputError(_ONCE)
+    return bare(*(a._value if isinstance(a, Box) else a for a in arrays))
+
+
+def bare(*arrays: Any) -> list[Any]:
+    """What a derivative is computed from: arrays that are not themselves being differentiated."""
+    if any(isinstance(a, Box) for a in arrays):
+        raise InputError(_ONCE)
+    return list(arrays)
 
 
 @primitive  # type: ignore[untyped-decorator]
@@ -35,10 +44,10 @@ def _joint_and_marginals(z: Array, mu: Array, log_var: Array, weights: Weights) 
 
 
 def _vjp(argnums: Any, answer: Array, arguments: Any, options: Any) -> Any:
-    z, mu, log_var, weights = [*plain(*arguments[:3]), arguments[3]]
+    z, mu, log_var, weights = [*bare(*arguments[:3]), arguments[3]]
 
     def vjp(g: Array) -> Any:
-        (g,) = plain(g)
+        (g,) = bare(g)
         joint, marginals = log_sums_and_gradient(z, mu, log_var, weights, g[:, 0], g[:, 1:])[2]
         return tuple(joint[k] + marginals[k] for k in argnums)
 
@@ -63,7 +72,7 @@ def _recorded(z: Array, mu: Array, log_var: Array, means: Array, gradient: Gradi
 def _recorded_vjp(k: int) -> Any:
     def maker(answer: Array, z: Array, mu: Array, log_var: Array, means: Array, gradient: Gradient) -> Any:
         def vjp(g: Array) -> Array:
-            (g,) = plain(g)
+            (g,) = bare(g)
             return g[0] * gradient.joint[k] + g[1] * gradient.marginals[k]
 
         return vjp

@@ -12,7 +12,7 @@ from autograd.extend import Box, defvjp, defvjp_argnums, primitive
 
 from tcvae_kernels import threads
 from tcvae_kernels._jit import by_type, jit, vector_loop
-from tcvae_kernels.autograd_ops import plain
+from tcvae_kernels.autograd_ops import bare, plain
 from tcvae_kernels.exp import weight
 from tcvae_ref import checks
 from tcvae_ref.types import Array
@@ -118,7 +118,7 @@ def _recorded(logits: Array, log_px: Array, slope: Array) -> Array:
     return log_px
 
 
-defvjp(_recorded, lambda ans, logits, log_px, slope: lambda g: plain(g)[0][:, None] * slope, argnums=(0,))
+defvjp(_recorded, lambda ans, logits, log_px, slope: lambda g: bare(g)[0][:, None] * slope, argnums=(0,))
 
 
 def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
@@ -240,10 +240,10 @@ def _layer(name: str, activate: Callable[[Array, Array], None], slope: Callable[
         return a
 
     def vjp_maker(argnums: Any, ans: Array, arguments: Any, options: Any) -> Any:
-        h, W, _ = plain(*arguments)
+        h, W, activated = *bare(*arguments)[:2], *bare(ans)
 
         def vjp(g: Array) -> Any:
-            a = slope(np.ascontiguousarray(plain(g)[0]), plain(ans)[0])
+            a = slope(np.ascontiguousarray(bare(g)[0]), activated)
             parts = (lambda: np.matmul(a, W.T), lambda: np.matmul(h.T, a), lambda: np.sum(a, axis=0))
             return tuple(parts[k]() for k in argnums)
 

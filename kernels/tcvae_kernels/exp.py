@@ -14,7 +14,7 @@ once where the result is subnormal.
 Four at a time, step by step: the chain of one exponential is 20 instructions long, and a processor that looks at
 four chains side by side keeps both its arithmetic units busy.
 
-Not for large positive x: above x = 1400 (float32: 170) the result is wrong, not infinite.
+Not for large positive x: above x = 1300 (float32: 140) the result is wrong, not infinite.
 """
 
 import math
@@ -145,7 +145,7 @@ def _exp_32(x):
 
 @by_type(float64=_exp_64, float32=_exp_32)
 def exp(x):
-    """exp(x) for x <= 700 (float32: 85), at most 2 ulp off; right at 0, -inf, nan and where it is subnormal."""
+    """exp(x) for x <= 650 (float32: 70), at most 2 ulp off; right at 0, -inf, nan and where it is subnormal."""
 
 
 @jit

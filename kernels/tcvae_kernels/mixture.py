@@ -13,14 +13,13 @@ that precision would suffer.
 
 import itertools
 import math
-import threading
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_kernels import pairwise, threads
-from tcvae_kernels._jit import by_type, jit, larger, vector_loop
+from tcvae_kernels._jit import jit, larger, vector_loop
 from tcvae_kernels.exp import weight, weight_four
 from tcvae_kernels.pairwise import LOG_2PI, ROWS, SPREAD, TILE, TINY, exponent, exponent_below
 from tcvae_ref import checks

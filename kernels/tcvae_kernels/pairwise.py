@@ -16,6 +16,7 @@ places within a page: streams that all lie at the same place would push one anot
 """
 
 import math
+import os
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -585,6 +586,8 @@ class Scratch:
 
 
 _scratch = Scratch()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_scratch.__init__)  # another thread of the parent's may have held its lock
 
 
 def buffers(count: int, rows: int, columns: int, dtype: np.dtype, used: list[NDArray[np.uint8]]) -> list[Array]:
