@@ -210,6 +210,7 @@ def machinery(choice: str, threads: int | None) -> Machinery:
         elementwise.bernoulli_log_likelihood,
         elementwise.relu_layer,
         elementwise.tanh_layer,
+        elementwise.linear_layer,
         elementwise.adam_blocks,
     )
     functions = evaluation.Functions(tcvae_kernels.log_qz_exact, mixture.group_densities, 2**36)

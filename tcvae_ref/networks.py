@@ -88,6 +88,11 @@ def tanh_layer(h: Array, W: Array, b: Array) -> Array:
     return tanh(np.matmul(h, W) + b)
 
 
+def linear_layer(h: Array, W: Array, b: Array) -> Array:
+    """Product and bias, h W + b : (M, inputs), (inputs, outputs), (outputs,) -> (M, outputs)."""
+    return np.matmul(h, W) + b
+
+
 def encode(encoder: Layers, x: Array, hidden_layer: Layer = relu_layer) -> tuple[Array, Array]:
     """Parameters of q(z|n): hidden layers with ReLU, the last layer linear and split in two.
 
@@ -106,12 +111,12 @@ def encode(encoder: Layers, x: Array, hidden_layer: Layer = relu_layer) -> tuple
     h = x
     for W_h, b_h in hidden:
         h = hidden_layer(h, W_h, b_h)
-    h = np.matmul(h, W) + b
+    h = linear_layer(h, W, b)
     D = len(b) // 2
     return h[:, :D], h[:, D:]
 
 
-def decode(decoder: Layers, z: Array, hidden_layer: Layer = tanh_layer) -> Array:
+def decode(decoder: Layers, z: Array, hidden_layer: Layer = tanh_layer, output_layer: Layer = linear_layer) -> Array:
     """Bernoulli logits of p(x|z): hidden layers with tanh, the last layer linear.
 
     Parameters
@@ -120,6 +125,8 @@ def decode(decoder: Layers, z: Array, hidden_layer: Layer = tanh_layer) -> Array
     z : (M, D)
     hidden_layer : function
         `tanh_layer` or its equal.
+    output_layer : function
+        `linear_layer` or its equal.
 
     Returns
     -------
@@ -129,4 +136,4 @@ def decode(decoder: Layers, z: Array, hidden_layer: Layer = tanh_layer) -> Array
     h = z
     for W_h, b_h in hidden:
         h = hidden_layer(h, W_h, b_h)
-    return np.matmul(h, W) + b
+    return output_layer(h, W, b)

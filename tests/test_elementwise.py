@@ -71,7 +71,7 @@ class TestBernoulli:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["relu_layer", "tanh_layer"])
+@pytest.mark.parametrize("name", ["relu_layer", "tanh_layer", "linear_layer"])
 def test_layers(name, dtype):
     rng = np.random.default_rng(1)
     h, W, b = (rng.standard_normal(s).astype(dtype) for s in ((37, 50), (50, 70), (70,)))

@@ -1,5 +1,6 @@
 """The guides tell the truth: Python blocks run and print what stands below them, commands and links exist."""
 
+import argparse
 import contextlib
 import io
 import re
@@ -7,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tcvae_kernels import bench
 
 from tcvae_ref import cli
 
@@ -48,7 +50,11 @@ def test_commands_are_accepted_by_the_parser(path):
     for line in lines:
         for command in re.split(r"&&|\n", line):
             words = shlex.split(command, comments=True)
-            if words and words[0].endswith("tcvae-ref"):
+            if words[:2] == ["tcvae-ref", "bench"]:
+                parser = argparse.ArgumentParser()
+                bench.add_arguments(parser)
+                parser.parse_args(words[2:])
+            elif words and words[0].endswith("tcvae-ref"):
                 cli._parser().parse_args(words[1:])
             elif words and words[0].endswith("python") and words[1].endswith(".py"):
                 assert (ROOT / words[1]).is_file(), words[1]

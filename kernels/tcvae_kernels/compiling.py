@@ -31,7 +31,7 @@ def _likelihood(dtype: str) -> None:
 
 def _layers(dtype: str) -> None:
     a = _inputs(dtype)
-    for activate in (elementwise.activate_relu, elementwise.activate_tanh):
+    for activate in (elementwise.activate_relu, elementwise.activate_tanh, elementwise.add_bias):
         activate(a.copy(), a[0])
     for slope in (elementwise.relu_slope, elementwise.tanh_slope):
         slope(a, a)

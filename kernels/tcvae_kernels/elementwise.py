@@ -159,6 +159,15 @@ def _bias_relu(a, b, first, last):
 
 
 @jit
+def _bias(a, b, first, last):
+    """a + b, in place."""
+    vector_loop()
+    for i in range(first, last):
+        for k in range(b.size):
+            a[i, k] += b[k]
+
+
+@jit
 def _bias_tanh(a, b, first, last):
     """tanh(a + b) = sign (1 - e) / (1 + e) with e = exp(-2 |a + b|), in place; by its series where that cancels."""
     vector_loop()
@@ -219,6 +228,11 @@ def activate_tanh(a: Array, b: Array) -> None:
     _by_rows(_bias_tanh, *a.shape, a, b)
 
 
+def add_bias(a: Array, b: Array) -> None:
+    """a + b, in place : (M, n), (n,)."""
+    _by_rows(_bias, *a.shape, a, b)
+
+
 def relu_slope(g: Array, h: Array) -> Array:
     """g [h > 0] : (M, n); h is what the layer returned."""
     out = np.empty_like(g)
@@ -259,6 +273,8 @@ relu_layer = _layer("relu_layer", activate_relu, relu_slope)
 """max(h W + b, 0): `tcvae_ref.networks.relu_layer`."""
 tanh_layer = _layer("tanh_layer", activate_tanh, tanh_slope)
 """tanh(h W + b): `tcvae_ref.networks.tanh_layer`."""
+linear_layer = _layer("linear_layer", add_bias, lambda g, h: g)
+"""h W + b: `tcvae_ref.networks.linear_layer`."""
 
 
 # --- Adam ------------------------------------------------------------------------------------------------------

@@ -608,6 +608,13 @@ def buffers(count: int, rows: int, columns: int, dtype: np.dtype, used: list[NDA
     return [memory[begin + k * step : begin + k * step + size].view(dtype).reshape(rows, width) for k in range(count)]
 
 
+def _zeros(count: int, rows: int, columns: int, dtype: np.dtype, used: list[NDArray[np.uint8]]) -> list[Array]:
+    made = buffers(count, rows, columns, dtype, used)
+    for a in made:
+        a.fill(0)
+    return made
+
+
 def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteriors:
     """Arrange posteriors (N, D) for the kernels, in `buffers`."""
     N, D = mu.shape
@@ -725,11 +732,11 @@ def log_sums_and_gradient(
 
     def work(b: int) -> None:
         first, last = b * block, min(rows, (b + 1) * block)
-        *sums, P = *buffers(4, D, N, z.dtype, used), np.zeros(N, z.dtype)
-        for a in sums:
-            a.fill(0)
+        *sums, P = *_zeros(4, D, N, z.dtype, used), np.zeros(N, z.dtype)
         row = _own(scratch, lambda: [a[0, :N] for a in buffers(2 * ROWS, 1, N, z.dtype, used)])
-        totals = [*sums, P] if size == 8 else [np.zeros(a.shape) for a in (*sums, P)]
+        totals = [*sums, P]
+        if size == 4:
+            totals = [*_zeros(4, D, N, np.dtype(np.float64), used), np.zeros(N)]
         for start in range(first, last, step):
             values_and_gradients(
                 *(padded, *posteriors[:4], posteriors.unsafe, dtype(weights.at_own), dtype(weights.at_next)),
@@ -738,17 +745,18 @@ def log_sums_and_gradient(
             )
             if size == 4:
                 for total, part in zip(totals, (*sums, P), strict=True):
-                    total += part
-                    part[:] = 0
+                    total[..., :N] += part[..., :N]
+                    part.fill(0)
         results[b] = totals
+
+    def add_up(k: int) -> None:
+        for other in results[1:]:  # in this order, whichever thread made it
+            results[0][k] += other[k]
 
     with np.errstate(all="ignore"):
         threads.run(work, blocks)
-        totals = results[0]
-        for other in results[1:]:
-            for total, part in zip(totals, other, strict=True):
-                total += part
-        joint1, joint2, own1, own2, P = totals
+        threads.run(add_up, len(results[0]))
+        joint1, joint2, own1, own2, P = results[0]
         s = posteriors.s[:, :N]
         gradient = Gradient(
             (-at_z[0, :S], (s * joint1[:, :N]).T, 0.5 * (joint2[:, :N] - P).T),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tcvae_ref import estimators
 from tcvae_ref.likelihood import bernoulli_log_likelihood
-from tcvae_ref.networks import relu_layer, tanh_layer
+from tcvae_ref.networks import linear_layer, relu_layer, tanh_layer
 from tcvae_ref.training.adam import AdamUpdate, adam_update
 from tcvae_ref.training.row_blocks import in_row_blocks
 from tcvae_ref.types import Array, ExpectedLogQzEstimator, Layer
@@ -19,6 +19,7 @@ class Operations(NamedTuple):
     bernoulli_log_likelihood: Callable[[Array, Array], Array]
     relu_layer: Layer
     tanh_layer: Layer
+    linear_layer: Layer
     adam_update: AdamUpdate
 
 
@@ -32,6 +33,7 @@ NUMPY = Operations(
     bernoulli_log_likelihood,
     relu_layer,
     tanh_layer,
+    linear_layer,
     adam_update,
 )
 """The reference itself, in blocks of samples where a batch is large."""
