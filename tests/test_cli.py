@@ -1,6 +1,7 @@
 """The command line as a person uses it: whole runs, and every mistake answered in one line."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tcvae_kernels
 
 from tcvae_ref import cli
 from tcvae_ref.data import PackedImages, grid, render, write_npz
@@ -150,6 +152,62 @@ class TestTrainAndEvaluate:
             )
         ):
             assert run("train", "--out", tmp_path / str(i), *TINY, *extra) == 0
+
+
+class TestKernels:
+    @pytest.fixture(autouse=True)
+    def _restored_threads(self):
+        before = tcvae_kernels.get_num_threads()
+        yield
+        tcvae_kernels.set_num_threads(before)
+
+    def test_numpy_and_kernels_agree_and_say_which_they_are(self, tmp_path, capsys):
+        numbers = {}
+        for choice, said in (
+            (["--kernels", "numpy"], "NumPy"),
+            (["--kernels", "numba", "--threads", "1"], "compiled kernels on 1 thread\n"),
+            (["--threads", "2"], "compiled kernels on 2 threads\n"),
+        ):
+            folder, path = tmp_path / said[:4] / str(len(choice)), tmp_path / "numbers.json"
+            assert run("train", "--out", folder, *TINY, *choice) == 0
+            assert said.strip() in capsys.readouterr().out
+            assert run("evaluate", folder, "--json", path, "--samples", 200, "--no-figures", *choice) == 0
+            assert f"computed with {said.strip()}" in capsys.readouterr().out
+            numbers[said] = json.loads(path.read_text())
+        numpy, one, two = numbers.values()
+        assert one == two  # the same bits for any number of threads
+        for name in ("mutual_information", "total_correlation", "reconstruction"):
+            assert numpy[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3, abs=1e-3)
+        np.testing.assert_allclose(numpy["mig"]["information"], one["mig"]["information"], atol=1e-3)
+
+    def test_without_numba(self, tmp_path, capsys, monkeypatch):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find(name))
+        assert run("train", "--out", tmp_path / "run", *TINY) == 0
+        assert "; NumPy" in capsys.readouterr().out
+        assert run("train", "--out", tmp_path / "other", *TINY, "--kernels", "numba") == 2
+        assert "tcvae-ref[kernels]" in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            (["--threads", "0"], "threads=0 is too small"),
+            (["--threads", "2", "--kernels", "numpy"], "--threads is for kernels"),
+        ],
+    )
+    def test_mistakes(self, tmp_path, capsys, options, match):
+        assert run("train", "--out", tmp_path / "run", *TINY, *options) == 2
+        assert match in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_bench_is_mounted(self, capsys):
+        arguments = ["--sizes", "16", "--dims", "2", "--rounds", "1", "--pause", "0", "--peers", "numpy", "--no-memory"]
+        assert run("bench", *arguments) == 0
+        assert "tcvae_kernels" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            run("train", "--out", "x", "--no-such-option")
+        assert "unrecognized arguments: --no-such-option" in capsys.readouterr().err
 
 
 class TestData:
