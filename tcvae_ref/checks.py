@@ -31,6 +31,29 @@ def _value(array: Any) -> Any:
     return array
 
 
+def not_differentiated(where: str, *values: Any) -> list[Any]:
+    """Require values outside autograd's boxes: what a derivative that is not itself differentiable is computed from."""
+    if any(isinstance(value, Box) for value in values):
+        raise InputError(
+            f"{where}: a second derivative is asked for, only first derivatives are there; "
+            "use the function of the same name in tcvae_ref"
+        )
+    return list(values)
+
+
+def differentiated_once(where: str, *values: Any) -> list[Any]:
+    """Take arguments out of their boxes, which must all be of one differentiation.
+
+    Raises
+    ------
+    InputError
+        An argument is being differentiated a second time, or two by different derivatives.
+    """
+    boxes = [value for value in values if isinstance(value, Box)]
+    outer = [box for box in boxes if box._trace != boxes[0]._trace]
+    return not_differentiated(where, *outer, *(v._value if isinstance(v, Box) else v for v in values))
+
+
 def arrays(where: str, **named: Array) -> None:
     """Require floating arrays of one dtype, float64 or float32, with finite entries.
 

@@ -204,14 +204,13 @@ def machinery(choice: str, threads: int | None) -> Machinery:
         tcvae_kernels.set_num_threads(threads)
     if not tcvae_kernels.COMPILED:
         raise InputError("kernels: NUMBA_DISABLE_JIT is set; unset it, or take --kernels numpy")
-    names = {"mws": "mws", "mss": "mss", "symmetric-mss": "symmetric_mss", "minibatch": "minibatch"}
     operations = Operations(
-        {name: getattr(tcvae_kernels, f"expected_log_qz_{function}") for name, function in names.items()},
+        {name: getattr(tcvae_kernels, f"expected_log_qz_{name.replace('-', '_')}") for name in ESTIMATORS},
         elementwise.bernoulli_log_likelihood,
         elementwise.relu_layer,
         elementwise.tanh_layer,
         elementwise.linear_layer,
-        elementwise.adam_blocks,
+        elementwise.adam_update,
     )
     functions = evaluation.Functions(tcvae_kernels.log_qz_exact, mixture.group_densities, 2**36)
     count = tcvae_kernels.get_num_threads()

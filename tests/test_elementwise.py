@@ -100,7 +100,7 @@ def test_adam(dtype):
     ours = [rng.standard_normal(200_003).astype(dtype) for _ in range(3)] + [rng.random(200_003).astype(dtype)]
     theirs = [a.copy() for a in ours]
     numbers = (0.8, 0.95, 0.2, 0.05, 1e-2, 1e-6)
-    elementwise.adam_blocks(*ours, numbers)
+    elementwise.adam_update(*ours, numbers)
     adam.adam_update(*theirs, numbers)
     for a, b in zip(ours, theirs, strict=True):
         agree(a, b, 2)
@@ -128,6 +128,13 @@ class TestRowBlocks:
 
         for a, b in zip(weighted(blocks), weighted(whole), strict=True):
             agree(a, b, 64)
+
+    @pytest.mark.parametrize(("inner", "outer"), [(0, 0), (0, 1), (2, 1)])
+    def test_second_derivatives_are_refused(self, inner, outer):
+        z, mu, log_var, N = case(np.random.default_rng(4), "mss", largest=(9, 3))
+        blocks = in_row_blocks(estimators.expected_log_qz_mss, estimators.log_weights_mss, block_bytes=1)
+        with pytest.raises(InputError, match=r"in_row_blocks: a second derivative.*tcvae_ref"):
+            grad(lambda *x: anp.sum(grad(lambda *y: blocks(*y, N).joint, inner)(*x) ** 2), outer)(z, mu, log_var)
 
     def test_the_reference_complains(self):
         z = np.zeros((9, 2))

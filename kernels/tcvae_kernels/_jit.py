@@ -6,6 +6,7 @@ With NUMBA_DISABLE_JIT=1 the kernels run as plain Python, slowly.
 
 import functools
 import hashlib
+import inspect
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -113,17 +114,12 @@ if COMPILED:
             def choose(*arguments: Any) -> Any:
                 return implementations[str(arguments[0])]
 
-            choose.__signature__ = _signature(function)  # type: ignore[attr-defined]
+            choose.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
             options = {"error_model": "numpy", "fastmath": {"contract"}, "forceinline": True}
             overload(function, jit_options=options)(choose)
             return function
 
         return decorate
-
-    def _signature(function: Callable[..., Any]) -> Any:
-        import inspect
-
-        return inspect.signature(function)
 
 else:
 

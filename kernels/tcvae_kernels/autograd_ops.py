@@ -12,28 +12,11 @@ import numpy as np
 from autograd.extend import Box, defvjp, defvjp_argnums, primitive
 
 from tcvae_kernels.pairwise import Gradient, Weights, log_sums, log_sums_and_gradient
-from tcvae_ref.checks import InputError
+from tcvae_ref import checks
 from tcvae_ref.types import Array, ExpectedLogQz, LogQz
 
-_ONCE = (
-    "tcvae_kernels: a second derivative is asked for, the kernels have first derivatives only; "
-    "use the function of the same name in tcvae_ref"
-)
-
-
-def plain(*arrays: Any) -> list[Any]:
-    """Arguments of a public function out of their boxes, which must all be of one differentiation."""
-    boxes = [a for a in arrays if isinstance(a, Box)]
-    if len({box._trace for box in boxes}) > 1:
-        raise InputError(_ONCE)
-    return bare(*(a._value if isinstance(a, Box) else a for a in arrays))
-
-
-def bare(*arrays: Any) -> list[Any]:
-    """What a derivative is computed from: arrays that are not themselves being differentiated."""
-    if any(isinstance(a, Box) for a in arrays):
-        raise InputError(_ONCE)
-    return list(arrays)
+WHERE = "tcvae_kernels"
+"""Who complains."""
 
 
 @primitive  # type: ignore[untyped-decorator]
@@ -44,10 +27,11 @@ def _joint_and_marginals(z: Array, mu: Array, log_var: Array, weights: Weights) 
 
 
 def _vjp(argnums: Any, answer: Array, arguments: Any, options: Any) -> Any:
-    z, mu, log_var, weights = [*bare(*arguments[:3]), arguments[3]]
+    z, mu, log_var = checks.not_differentiated(WHERE, *arguments[:3])
+    weights = arguments[3]
 
     def vjp(g: Array) -> Any:
-        (g,) = bare(g)
+        (g,) = checks.not_differentiated(WHERE, g)
         joint, marginals = log_sums_and_gradient(z, mu, log_var, weights, g[:, 0], g[:, 1:])[2]
         return tuple(joint[k] + marginals[k] for k in argnums)
 
@@ -72,7 +56,7 @@ def _recorded(z: Array, mu: Array, log_var: Array, means: Array, gradient: Gradi
 def _recorded_vjp(k: int) -> Any:
     def maker(answer: Array, z: Array, mu: Array, log_var: Array, means: Array, gradient: Gradient) -> Any:
         def vjp(g: Array) -> Array:
-            (g,) = bare(g)
+            (g,) = checks.not_differentiated(WHERE, g)
             return g[0] * gradient.joint[k] + g[1] * gradient.marginals[k]
 
         return vjp
@@ -85,14 +69,15 @@ defvjp(_recorded, *(_recorded_vjp(k) for k in range(3)), argnums=(0, 1, 2))
 
 def expected_log_qz(z: Array, mu: Array, log_var: Array, weights: Weights) -> ExpectedLogQz:
     """Batch means, with their gradient when an argument is being differentiated."""
-    arrays = plain(z, mu, log_var)
+    arrays = checks.differentiated_once(WHERE, z, mu, log_var)
+    boxed = any(isinstance(a, Box) for a in (z, mu, log_var))
     S, dtype = len(arrays[0]), arrays[0].dtype
-    if any(isinstance(a, Box) for a in (z, mu, log_var)):
+    if boxed:
         share = np.full(arrays[0].shape, 1.0 / S)
         joint, marginals, gradient = log_sums_and_gradient(*arrays, weights, share[:, 0], share)
     else:
         joint, marginals = log_sums(*arrays, weights)
     means = np.array([np.sum(joint, dtype=np.float64) / S, np.sum(marginals, dtype=np.float64) / S], dtype)
-    if any(isinstance(a, Box) for a in (z, mu, log_var)):
+    if boxed:
         means = _recorded(z, mu, log_var, means, gradient)
     return ExpectedLogQz(means[0], means[1])

@@ -38,7 +38,7 @@ def _layers(dtype: str) -> None:
 
 
 def _adam(dtype: str) -> None:
-    elementwise.adam_blocks(*(_inputs(dtype)[0].copy() for _ in range(4)), (0.5, 0.5, 0.5, 0.5, 0.5, 0.5))
+    elementwise.adam_update(*(_inputs(dtype)[0].copy() for _ in range(4)), (0.5, 0.5, 0.5, 0.5, 0.5, 0.5))
 
 
 def _densities(dtype: str) -> None:

@@ -12,7 +12,7 @@ from autograd.extend import Box, defvjp, defvjp_argnums, primitive
 
 from tcvae_kernels import threads
 from tcvae_kernels._jit import by_type, jit, vector_loop
-from tcvae_kernels.autograd_ops import bare, plain
+from tcvae_kernels.autograd_ops import WHERE
 from tcvae_kernels.exp import weight
 from tcvae_ref import checks
 from tcvae_ref.types import Array
@@ -25,7 +25,7 @@ CHUNK = 512
 # log(1 + e) = 2 artanh(u) with u = e / (2 + e) <= 1/3, and artanh(u) = u + u^3 / 3 + u^5 / 5 + ...
 _ODD_64 = tuple(1.0 / k for k in range(3, 35, 2))
 _ODD_32 = tuple(np.float32(1.0 / k) for k in range(3, 17, 2))
-_TWO_32, _ONE_32, _TWO_64, _ONE_64 = np.float32(2.0), np.float32(1.0), 2.0, 1.0
+_TWO_32, _TWO_64 = np.float32(2.0), 2.0
 
 
 def _log1p_64(e):
@@ -118,7 +118,11 @@ def _recorded(logits: Array, log_px: Array, slope: Array) -> Array:
     return log_px
 
 
-defvjp(_recorded, lambda ans, logits, log_px, slope: lambda g: bare(g)[0][:, None] * slope, argnums=(0,))
+defvjp(
+    _recorded,
+    lambda ans, logits, log_px, slope: lambda g: checks.not_differentiated(WHERE, g)[0][:, None] * slope,
+    argnums=(0,),
+)
 
 
 def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
@@ -127,17 +131,16 @@ def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
     Entries are looked at after the sum: only one that is not finite, or a pixel outside [0, 1], costs a second pass,
     which raises the reference's error.
     """
-    x_plain, logits_plain = plain(x, logits)
-    fits = all(getattr(a, "ndim", 0) == 2 for a in (x_plain, logits_plain)) and x_plain.shape == logits_plain.shape
-    if isinstance(x, Box) or not fits or x_plain.dtype != logits_plain.dtype or not logits_plain.size:
-        checks.matrices("bernoulli_log_likelihood", x=x, logits=logits)
+    if isinstance(x, Box):
         raise checks.InputError(
             "bernoulli_log_likelihood: x is being differentiated; the kernel is differentiable in the logits only: "
             "use tcvae_ref.likelihood"
         )
-    if x_plain.dtype not in (np.float32, np.float64):
+    (plain,) = checks.differentiated_once(WHERE, logits)
+    fits = all(getattr(a, "ndim", 0) == 2 and a.dtype in (np.float32, np.float64) for a in (x, plain))
+    if not fits or x.shape != plain.shape or x.dtype != plain.dtype or not plain.size:
         checks.matrices("bernoulli_log_likelihood", x=x, logits=logits)
-    log_px, slope = _log_likelihood_and_slope(x_plain, logits_plain)
+    log_px, slope = _log_likelihood_and_slope(x, plain)
     if not np.isfinite(log_px).all():
         checks.matrices("bernoulli_log_likelihood", x=x, logits=logits)
         checks.unit_interval("bernoulli_log_likelihood", x=x)
@@ -254,10 +257,11 @@ def _layer(name: str, activate: Callable[[Array, Array], None], slope: Callable[
         return a
 
     def vjp_maker(argnums: Any, ans: Array, arguments: Any, options: Any) -> Any:
-        h, W, activated = *bare(*arguments)[:2], *bare(ans)
+        h, W, _, activated = checks.not_differentiated(WHERE, *arguments, ans)
 
         def vjp(g: Array) -> Any:
-            a = slope(np.ascontiguousarray(bare(g)[0]), activated)
+            (g,) = checks.not_differentiated(WHERE, g)
+            a = slope(np.ascontiguousarray(g), activated)
             parts = (lambda: np.matmul(a, W.T), lambda: np.matmul(h.T, a), lambda: np.sum(a, axis=0))
             return tuple(parts[k]() for k in argnums)
 
@@ -281,8 +285,8 @@ linear_layer = _layer("linear_layer", add_bias, lambda g, h: g)
 
 
 @jit
-def adam_update(p, g, m, v, beta1, beta2, rest1, rest2, rate, epsilon):
-    """Adam's update of one block of numbers, in place : 1-D arrays. `tcvae_ref.training.adam.update` in one pass."""
+def _adam(p, g, m, v, beta1, beta2, rest1, rest2, rate, epsilon):
+    """Adam's update of one block of numbers, in place : 1-D arrays."""
     vector_loop()
     for k in range(p.size):
         g_k = g[k]
@@ -292,13 +296,13 @@ def adam_update(p, g, m, v, beta1, beta2, rest1, rest2, rate, epsilon):
         p[k] -= rate * (m_k / (np.sqrt(v_k) + epsilon))
 
 
-def adam_blocks(p: Array, g: Array, m: Array, v: Array, numbers: tuple[float, ...]) -> None:
-    """Update whole arrays, on all threads : 1-D arrays; numbers as `tcvae_ref.training.adam` hands them over."""
+def adam_update(p: Array, g: Array, m: Array, v: Array, numbers: tuple[float, ...]) -> None:
+    """Update one parameter array and its moments in place: `tcvae_ref.training.adam.adam_update`."""
     scalars = [p.dtype.type(number) for number in numbers]
 
     def work(b: int) -> None:
         part = slice(b * BLOCK, (b + 1) * BLOCK)
-        adam_update(p[part], g[part], m[part], v[part], *scalars)
+        _adam(p[part], g[part], m[part], v[part], *scalars)
 
     with np.errstate(all="ignore"):
         threads.run(work, -(-p.size // BLOCK))

@@ -344,4 +344,4 @@ def log_joint(z: Array, mu: Array, log_var: Array, progress: ProgressHook | None
         Shapes or dtypes do not fit, entries are not finite, log_var is out of range.
     """
     checks.samples_and_posteriors("log_joint", z, mu, log_var)
-    return LogQz(*pairwise.log_sums(z, mu, log_var, pairwise.Weights(-math.log(len(mu))), threads.in_order(progress)))
+    return LogQz(*pairwise.log_sums(z, mu, log_var, pairwise.Weights(-math.log(len(mu))), progress))

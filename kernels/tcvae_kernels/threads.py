@@ -1,7 +1,8 @@
 """Blocks of work on threads of our own: kernels run without the GIL.
 
-The work is cut into blocks without regard to the number of threads, and every block writes to places of its own, so
-the results are the same bits for any number of threads.
+Every block writes to places of its own. Where blocks are added up they are cut, and added, without regard to the
+number of threads; elsewhere a row's result does not depend on its block. So results are the same bits for any number
+of threads.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from tcvae_ref import checks
 from tcvae_ref.types import ProgressHook
 
-_state = threading.local()
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _lock = threading.Lock()

@@ -9,7 +9,7 @@ from typing import Any
 
 import autograd.numpy as np
 import numpy
-from autograd import grad
+from autograd.differential_operators import make_vjp
 from autograd.extend import Box, defvjp, primitive
 
 from tcvae_ref import checks
@@ -26,7 +26,14 @@ def _recorded(z: Array, mu: Array, log_var: Array, means: Array, gradients: Any)
 
 
 def _vjp(k: int) -> Any:
-    return lambda ans, z, mu, log_var, means, gradients: lambda g: g[0] * gradients[0][k] + g[1] * gradients[1][k]
+    def maker(ans: Array, z: Array, mu: Array, log_var: Array, means: Array, gradients: Any) -> Any:
+        def vjp(g: Array) -> Array:
+            (g,) = checks.not_differentiated("in_row_blocks", g)
+            return g[0] * gradients[0][k] + g[1] * gradients[1][k]
+
+        return vjp
+
+    return maker
 
 
 defvjp(_recorded, *(_vjp(k) for k in range(3)), argnums=(0, 1, 2))
@@ -57,9 +64,7 @@ def in_row_blocks(
             return expected_log_qz(z, mu, log_var, dataset_size)
         first = slice(0, 2) if M > 1 else slice(0, 1)
         expected_log_qz(z[first], mu[first], log_var[first], dataset_size)  # the reference's checks, on a corner ...
-        z_, mu_, log_var_ = plain = [a._value if isinstance(a, Box) else a for a in (z, mu, log_var)]
-        if any(isinstance(a, Box) for a in plain):
-            raise checks.InputError("in_row_blocks: first derivatives only; use tcvae_ref.estimators for a second one")
+        z_, mu_, log_var_ = checks.differentiated_once("in_row_blocks", z, mu, log_var)
         checks.matrices("expected_log_qz", z=z_, mu=mu_, log_var=log_var_)  # ... and on all entries
         checks.log_variances("expected_log_qz", log_var=log_var_)
         log_w = log_weights(M, dataset_size)
@@ -81,17 +86,22 @@ def _in_blocks(
     gradients = [[numpy.zeros_like(a) for a in (z, mu, log_var)] for _ in range(2)]
     for start in range(0, M, rows):
         part = slice(start, start + rows)
-        joint, marginals = log_qz_rows(z[part], mu, log_var, log_w[part])
-        means += numpy.sum(joint, dtype=numpy.float64) / M, numpy.sum(marginals, dtype=numpy.float64) / M
-        if not differentiate:
-            continue
-        for which in range(2):
-            d_z, d_mu, d_log_var = grad(
-                lambda z, mu, log_var, part=part, which=which: np.sum(
-                    log_qz_rows(z, mu, log_var, log_w[part])[which] / M
-                ),
-                (0, 1, 2),
-            )(z[part], mu, log_var)
+
+        def joint_and_marginals(z: Array, mu: Array, log_var: Array, log_w: Array = log_w[part]) -> Array:
+            joint, marginals = log_qz_rows(z, mu, log_var, log_w)
+            return np.concatenate([joint[:, None], marginals], axis=1)
+
+        if differentiate:
+            vjp, both = make_vjp(joint_and_marginals, (0, 1, 2))(z[part], mu, log_var)
+        else:
+            vjp, both = None, joint_and_marginals(z[part], mu, log_var)
+        for which, columns in enumerate((slice(0, 1), slice(1, None))):  # the joint, the marginals
+            means[which] += numpy.sum(both[:, columns], dtype=numpy.float64) / M
+            if vjp is None:
+                continue
+            share = numpy.zeros_like(both)
+            share[:, columns] = 1.0 / M
+            d_z, d_mu, d_log_var = vjp(share)
             gradients[which][0][part] = d_z
             gradients[which][1] += d_mu
             gradients[which][2] += d_log_var
