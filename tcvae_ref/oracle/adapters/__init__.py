@@ -1,0 +1,130 @@
+"""One module for each framework; `base` says what an adapter is.
+
+Importing this package imports no framework but NumPy and autograd, which the reference itself needs.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tcvae_ref import checks
+from tcvae_ref.oracle.adapters import references
+from tcvae_ref.oracle.adapters.base import Adapter
+
+GROUP = "tcvae_ref.adapters"
+"""The entry-point group of third parties' adapters."""
+
+BUILT_IN = ("torch", "jax", "tensorflow", "keras", "mlx", "autograd", "numpy")
+"""Names in the order in which a framework is looked for: those that others are built on come last."""
+
+_INSTALL = {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow", "keras": "keras", "mlx": "mlx[cpu]"}
+
+
+def _built_in(name: str) -> Adapter:
+    adapter: Adapter = importlib.import_module(f"{__name__}.{name}_adapter").ADAPTER
+    return adapter
+
+
+def _entries() -> dict[str, importlib.metadata.EntryPoint]:
+    """Third parties' entries by name; a built-in's name is not given away."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return {entry.name: entry for entry in found if entry.name not in BUILT_IN}
+
+
+def _load(entry: importlib.metadata.EntryPoint) -> Adapter:
+    try:
+        adapter = entry.load()
+    except Exception as error:
+        raise checks.InputError(
+            f"adapter {entry.name!r}: loading its entry point {entry.value!r} raised {type(error).__name__}: {error}; "
+            "repair or uninstall the package that brings it"
+        ) from error
+    attributes = ("name", "module", "variants", "dtypes", "differentiable")
+    wanted = (*attributes, "observe", "tensor", "array", "elementwise", "warm_up")
+    missing = [attribute for attribute in wanted if not hasattr(adapter, attribute)]
+    if missing:
+        raise checks.InputError(
+            f"adapter {entry.name!r}: its entry point {entry.value!r} has no {', '.join(missing)}; "
+            "tcvae_ref.oracle.adapters.base says what an adapter is"
+        )
+    loaded: Adapter = adapter
+    return loaded
+
+
+def _is_installed(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def available() -> tuple[str, ...]:
+    """Names of all adapters, of frameworks installed or not."""
+    return (*BUILT_IN, *_entries())
+
+
+def installed() -> tuple[str, ...]:
+    """Names of the adapters whose framework is installed; of a third party's adapter that is taken for granted."""
+    return (*(name for name in BUILT_IN if _is_installed(name)), *_entries())
+
+
+def by_name(name: str) -> Adapter:
+    """An adapter by its framework's name.
+
+    Raises
+    ------
+    InputError
+        There is no such adapter, its framework is not installed, or a third party's cannot be loaded.
+    """
+    checks.option("by_name", "framework", name, available())
+    if name not in BUILT_IN:
+        return _load(_entries()[name])
+    if not _is_installed(name):
+        raise checks.InputError(f"by_name: framework={name!r} is not installed; pip install '{_INSTALL[name]}'")
+    return _built_in(name)
+
+
+def in_use() -> tuple[Adapter, ...]:
+    """Adapters of the frameworks that this process has imported, in the order of `BUILT_IN`, third parties' last.
+
+    A third party's adapter counts when its package has been imported, so that looking imports nothing.
+    """
+    own = [_built_in(name) for name in BUILT_IN]
+    theirs = [e for e in _entries().values() if e.module.partition(".")[0] in sys.modules]
+    return (*(a for a in own if a.module in sys.modules), *(a for a in map(_load, theirs) if a.module in sys.modules))
+
+
+def for_value(value: Any) -> Adapter | None:
+    """The adapter whose tensor a value is, among the frameworks in use.
+
+    Keras is never the answer, for its tensors are its backend's; an ndarray is NumPy's, only a box is autograd's.
+    """
+    adapters = {adapter.name: adapter for adapter in in_use()}
+    last = [adapters.pop(name) for name in ("numpy", "autograd") if name in adapters]
+    adapters.pop("keras", None)
+    return next((adapter for adapter in (*adapters.values(), *last) if adapter.is_tensor(value)), None)
+
+
+def guess(function: Callable[..., Any]) -> Adapter | None:
+    """The adapter of the framework a function is written for, found without calling it.
+
+    1. The names the function refers to, in its body, its annotations, its closure and its imports, are looked up in
+       its globals. A module counts for its top-level package; a class, a function or an object for the package its
+       type or itself was defined in.
+    2. The functions of the user's own that it refers to are read as well, one level down.
+    3. Where none of these is a framework (the body has methods only, `z.exp()`), everything in the globals counts.
+    4. NumPy gives way to any other framework, for it serves for constants; a Keras function's backend gives way to
+       Keras. What then remains is the answer if it is one framework.
+
+    Decorated, partial, jitted and bound functions are unwrapped; of an object that is called, its `__call__` or
+    `forward` is read.
+
+    Returns
+    -------
+    Adapter or None
+        None where nothing, or more than one framework, is referred to.
+    """
+    found = references.frameworks(function)
+    if "keras" in found and len(found) == 2 and "keras" in sys.modules:
+        found -= {sys.modules["keras"].backend.backend()}
+    return _built_in(found.pop()) if len(found) == 1 else None

@@ -1,0 +1,100 @@
+"""Which frameworks a function's code refers to."""
+
+import dis
+import functools
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from tcvae_ref.oracle.adapters.common import ROOTS
+
+
+def frameworks(function: Any) -> set[str]:
+    """The frameworks a function refers to (`tcvae_ref.oracle.adapters.guess` has the rules); NumPy only if alone."""
+    plain = _plain(function)
+    if plain is None:
+        return _of_value(function) & set(ROOTS)
+    found = _of_value(function) | _within(plain, levels=1)
+    if not found:
+        found = {root for value in plain.__globals__.values() for root in _of_value(value)}
+    return found - {"numpy"} or found
+
+
+def _plain(function: Any) -> types.FunctionType | None:
+    """The Python function behind decorators, partial application, methods and callable objects."""
+    for _ in range(10):  # wrappers can refer to each other
+        if isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__"):
+            return function
+        inner = _inner(function)
+        if inner is None:
+            return function if isinstance(function, types.FunctionType) else None
+        function = inner
+    return None
+
+
+def _inner(function: Any) -> Any:
+    """What a wrapper wraps."""
+    if isinstance(function, functools.partial):
+        return function.func
+    for attribute in ("__wrapped__", "python_function", "__func__"):
+        inner = inspect.getattr_static(function, attribute, None)
+        if inner is not None:
+            return getattr(function, attribute, None)
+    kind = type(function)
+    forward = inspect.getattr_static(kind, "forward", None)  # torch.nn.Module
+    return forward or inspect.getattr_static(kind, "call", None) or inspect.getattr_static(kind, "__call__", None)
+
+
+def _within(function: types.FunctionType, levels: int) -> set[str]:
+    """Frameworks in a function's code, and in the users' functions it calls."""
+    found = set(_imports(function.__code__))
+    for value in _referred(function):
+        found |= _of_value(value)
+        inner = _plain(value) if callable(value) and not _of_value(value) else None
+        if levels and inner is not None:
+            found |= _within(inner, levels - 1)
+    return found
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A code object and those defined inside it: lambdas, comprehensions, inner functions."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _imports(code: types.CodeType) -> Iterator[str]:
+    for part in _codes(code):
+        for instruction in dis.get_instructions(part):
+            if instruction.opname == "IMPORT_NAME" and str(instruction.argval).partition(".")[0] in ROOTS:
+                yield str(instruction.argval).partition(".")[0]
+
+
+def _referred(function: types.FunctionType) -> Iterator[Any]:
+    """Objects a function's names stand for."""
+    names = {name for part in _codes(function.__code__) for name in part.co_names}
+    yield from (function.__globals__[name] for name in names if name in function.__globals__)
+    annotations = function.__annotations__.values()
+    for text in (a for a in annotations if isinstance(a, str)):
+        yield function.__globals__.get(text.partition(".")[0])
+    yield from (a for a in annotations if not isinstance(a, str))
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+
+
+def _of_value(value: Any) -> set[str]:
+    """The framework an object belongs to, or none."""
+    if isinstance(value, types.ModuleType):
+        names = [value.__name__]
+    elif inspect.getattr_static(value, "_is_autograd_primitive", False) is True:  # its name is NumPy's
+        names = ["autograd"]
+    else:
+        own = getattr(value, "__module__", None)  # of a compiled function, its type has no word of the framework
+        names = [own if isinstance(own, str) else "", *(str(kind.__module__) for kind in type(value).__mro__)]
+    roots = [name.partition(".")[0].replace("jaxlib", "jax") for name in names]
+    return {root for root in roots if root in ROOTS}
