@@ -1,0 +1,285 @@
+"""The arguments of somebody's loss by the oracle's names: z, mu, a width, dataset_size, alpha, beta, gamma."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from tcvae_ref.checks import InputError, option
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, ARGUMENTS, PACKED, TENSORS, key, loose_key
+from tcvae_ref.oracle.mapping import ArgumentMap, Slot
+from tcvae_ref.oracle.types import PARAMETERISATIONS
+
+
+def map_arguments(
+    where: str,
+    function: Callable[..., Any],
+    *,
+    arguments: Mapping[str, str] | None = None,
+    parameterisation: str | None = None,
+    packed: str | None = None,
+    bind: Mapping[str, Any] | None = None,
+) -> ArgumentMap:
+    """What each parameter of a function receives, by its name where the options do not say.
+
+    Parameters
+    ----------
+    where : str
+        Begins every complaint.
+    function : callable
+    arguments : mapping, optional
+        Canonical argument -> name of the function's parameter, for names that are not understood.
+    parameterisation : str, optional
+        What the width is, whatever its name says: one of `PARAMETERISATIONS`.
+    packed : str, optional
+        `NAME:mu,log_std` for a parameter (M, D, 2) with both in its last axis in this order,
+        `NAME:(mu,log_std)` for a tuple of both.
+    bind : mapping, optional
+        Parameter -> the value it always receives.
+
+    Raises
+    ------
+    InputError
+        An option names what is not there, a parameter without default has no known meaning, or an argument has no
+        parameter or more than one.
+    """
+    parameters = _parameters(function)
+    bound, named = dict(bind or {}), dict(arguments or {})
+    if parameterisation is not None:
+        option(where, "parameterisation", parameterisation, PARAMETERISATIONS)
+    slots = _asked_for(where, named, parameterisation, packed)
+    _check_names(where, parameters, slots, bound)
+    free = [p for p in parameters if _is_named(p) and p.name not in slots and p.name not in bound]
+    if not slots and not any(map(_is_named, parameters)):
+        return _without_names(where, parameters, parameterisation or "log_var", bound)
+    by_position = [] if slots else _by_position(free, parameterisation or "log_var")
+    slots |= {slot.parameter: slot for slot in by_position}
+    slots |= _inferred(where, [p for p in free if p.name not in slots], slots, parameterisation)
+    _check_complete(where, parameters, slots, bound)
+    slots |= {name: Slot(name, (), value) for name, value in bound.items()}
+    return _arranged(parameters, slots, "by position: no name is known" if by_position else "")
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Parameters of a function; of a module of a neural network, those of its `forward` or `call`."""
+    for candidate in (function, getattr(function, "forward", None), getattr(function, "call", None)):
+        try:
+            parameters = list(inspect.signature(candidate).parameters.values()) if callable(candidate) else []
+        except (ValueError, TypeError):
+            continue
+        if any(map(_is_named, parameters)):
+            return parameters
+    return _signature_or_open(function)
+
+
+def _signature_or_open(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):
+        return [
+            inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+            inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+        ]
+
+
+def _is_named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return _is_named(parameter) and parameter.default is inspect.Parameter.empty
+
+
+def _takes_any_keyword(parameters: Iterable[inspect.Parameter]) -> bool:
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _role(argument: str) -> str:
+    return "width" if argument in PARAMETERISATIONS else argument
+
+
+def _asked_for(
+    where: str, arguments: Mapping[str, str], parameterisation: str | None, packed: str | None
+) -> dict[str, Slot]:
+    """Slots by parameter, as the options name them."""
+    slots = [_packed_slot(where, packed)] if packed else []
+    slots += [Slot(name, (option(where, "arguments", canonical, ARGUMENTS),)) for canonical, name in arguments.items()]
+    roles = [_role(argument) for slot in slots for argument in slot.arguments]
+    names = [slot.parameter for slot in slots]
+    twice = [name for name in dict.fromkeys((*names, *roles)) if names.count(name) > 1 or roles.count(name) > 1]
+    if twice:
+        raise InputError(f"{where}: {twice[0]} is given twice in arguments and packed; give it once")
+    widths = [a for slot in slots for a in slot.arguments if a in PARAMETERISATIONS]
+    if widths and parameterisation not in (None, widths[0]):
+        raise InputError(
+            f"{where}: the width is {widths[0]} by name and parameterisation={parameterisation!r}; leave one out"
+        )
+    return {slot.parameter: slot for slot in slots}
+
+
+def _packed_slot(where: str, text: str) -> Slot:
+    match = re.fullmatch(r"\s*(\w+)\s*:\s*(\()?\s*(\w+)\s*,\s*(\w+)\s*(\))?\s*", text)
+    parts = match.group(3, 4) if match else ()
+    if not match or bool(match[2]) != bool(match[5]) or sorted(map(_role, parts)) != ["mu", "width"]:
+        raise InputError(
+            f"{where}: packed={text!r} is not understood; write NAME:mu,WIDTH for an array (M, D, 2) or "
+            f"NAME:(mu,WIDTH) for a tuple, WIDTH one of {', '.join(PARAMETERISATIONS)}"
+        )
+    return Slot(match[1], parts, stacked=not match[2])
+
+
+def _check_names(
+    where: str, parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot], bound: Mapping[str, Any]
+) -> None:
+    """Require that the options name parameters which are there, each once."""
+    names = [p.name for p in parameters if _is_named(p)]
+    for name in (*slots, *bound):
+        if name in slots and name in bound:
+            raise InputError(f"{where}: {name} is bound and is {slots[name]}; leave one out")
+        if name not in names and not _takes_any_keyword(parameters):
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{where}: there is no parameter {name!r}; choose of ({', '.join(names)}){hint}")
+
+
+def _without_names(
+    where: str, parameters: Sequence[inspect.Parameter], parameterisation: str, bound: Mapping[str, Any]
+) -> ArgumentMap:
+    """The four arguments by position, or by keyword where only those are taken."""
+    canonical = ("z", "mu", parameterisation, "dataset_size")
+    constants = tuple(Slot(name, (), value) for name, value in bound.items())
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        slots = tuple(Slot("", (name,)) for name in canonical)
+        return ArgumentMap(slots, constants, parameterisation, "by position: the signature has no names")
+    if _takes_any_keyword(parameters):
+        slots = tuple(Slot(name, (name,)) for name in canonical)
+        return ArgumentMap((), (*slots, *constants), parameterisation)
+    raise InputError(
+        f"{where}: takes no arguments; z, mu and a width are needed, like {where.rpartition(':')[2]}(z, mu, log_var, N)"
+    )
+
+
+def _by_position(free: Sequence[inspect.Parameter], parameterisation: str) -> list[Slot]:
+    """The slots of exactly four required positional parameters of which no name is known, else none."""
+    required = [p for p in free if _is_required(p)]
+    if len(required) != 4 or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in required):
+        return []
+    if any(_meaning(p, level) or key(p.name) in PACKED for p in required for level in (key, loose_key)):
+        return []
+    canonical = ("z", "mu", parameterisation, "dataset_size")
+    return [Slot(p.name, (name,)) for p, name in zip(required, canonical, strict=True)]
+
+
+def _meaning(parameter: inspect.Parameter, key_of: Callable[[str], str]) -> str:
+    """The canonical argument that a parameter's name stands for, "" if none or if its default is of another kind."""
+    argument = ARGUMENT_OF.get(key_of(parameter.name), "")
+    default = parameter.default
+    if default is inspect.Parameter.empty or default is None:
+        return argument
+    is_number = isinstance(default, int | float) and not isinstance(default, bool)
+    return argument if is_number and argument not in TENSORS else ""
+
+
+def _inferred(
+    where: str, free: Sequence[inspect.Parameter], asked: Mapping[str, Slot], parameterisation: str | None
+) -> dict[str, Slot]:
+    """Slots of the parameters whose names are known, for the arguments that the options leave open."""
+    found: dict[str, Slot] = {}
+    for key_of in (key, loose_key):
+        taken = {_role(a) for slot in (*asked.values(), *found.values()) for a in slot.arguments}
+        by_role: dict[str, list[inspect.Parameter]] = {}
+        for parameter in free:
+            role = _role(_meaning(parameter, key_of))
+            if role and role not in taken and parameter.name not in found:
+                by_role.setdefault(role, []).append(parameter)
+        for role, candidates in by_role.items():
+            chosen = _only_one(where, role, candidates, strict=key_of is key)
+            if chosen:
+                name = parameterisation if role == "width" and parameterisation else _meaning(chosen, key_of)
+                found[chosen.name] = Slot(chosen.name, (name,))
+    roles = {_role(a) for slot in (*asked.values(), *found.values()) for a in slot.arguments}
+    packed = [] if roles & {"mu", "width"} else [p.name for p in free if key(p.name) in PACKED]
+    if len(packed) == 1:
+        found[packed[0]] = _inferred_packed(where, packed[0], parameterisation)
+    return found
+
+
+def _only_one(
+    where: str, role: str, candidates: Sequence[inspect.Parameter], *, strict: bool
+) -> inspect.Parameter | None:
+    required = [p for p in candidates if _is_required(p)]
+    chosen = required or list(candidates)
+    if len(chosen) == 1:
+        return chosen[0]
+    if not strict:
+        return None
+    names = " and ".join(p.name for p in chosen)
+    example = PARAMETERISATIONS[0] if role == "width" else role
+    raise InputError(
+        f"{where}: {names} can each be the {role}; name one in arguments, like --args {example}={chosen[0].name}, "
+        f"and bind the other, like --bind {chosen[1].name}=VALUE"
+    )
+
+
+def _inferred_packed(where: str, name: str, parameterisation: str | None) -> Slot:
+    if parameterisation is None:
+        raise InputError(
+            f"{where}: {name} seems to hold mu and a width, and its name does not say which width; give packed, like "
+            f"--packed {name}:mu,log_var for an array (M, D, 2) or {name}:(mu,log_std) for a tuple"
+        )
+    return Slot(name, ("mu", parameterisation), stacked=True)
+
+
+def _check_complete(
+    where: str, parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot], bound: Mapping[str, Any]
+) -> None:
+    """Require a parameter for z, mu and the width, and a meaning for each parameter without default."""
+    roles = {_role(argument) for slot in slots.values() for argument in slot.arguments}
+    missing = [role for role in ("z", "mu", "width") if role not in roles]
+    unknown = [p.name for p in parameters if _is_required(p) and p.name not in slots and p.name not in bound]
+    if missing:
+        names = ", ".join(p.name for p in parameters if _is_named(p)) or "none"
+        what = " or ".join(missing).replace("width", f"the width ({', '.join(PARAMETERISATIONS)})")
+        example = PARAMETERISATIONS[0] if missing[0] == "width" else missing[0]
+        raise InputError(
+            f"{where}: no parameter of ({names}) is known to be {what}; "
+            f"name it in arguments, like --args {example}={next(iter(unknown), 'NAME')}"
+        )
+    if unknown:
+        other = "" if "dataset_size" in roles else f", or name what it is, like --args dataset_size={unknown[0]}"
+        raise InputError(
+            f"{where}: {', '.join(unknown)} {'has' if len(unknown) == 1 else 'have'} no default and no known meaning; "
+            f"bind a value, like --bind {unknown[0]}=VALUE{other}"
+        )
+
+
+def _arranged(parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot], note: str) -> ArgumentMap:
+    """Slots by position as far as that goes (not every framework differentiates keywords), then by keyword."""
+    positional: list[Slot] = []
+    keyword: list[Slot] = []
+    for parameter in filter(_is_named, _with_defaults_needed(parameters, slots)):
+        slot = slots.get(parameter.name)
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            positional.append(Slot("", *slot[1:]) if slot else Slot("", (), parameter.default))
+        elif slot is not None:
+            by_position = parameter.kind is not inspect.Parameter.KEYWORD_ONLY and not keyword
+            by_position = by_position and len(positional) == _place(parameters, parameter)
+            (positional if by_position else keyword).append(slot)
+    names = {p.name for p in parameters if _is_named(p)}
+    keyword += [slot for name, slot in slots.items() if name not in names]
+    width = next(a for slot in slots.values() for a in slot.arguments if a in PARAMETERISATIONS)
+    return ArgumentMap(tuple(positional), tuple(keyword), width, note)
+
+
+def _place(parameters: Sequence[inspect.Parameter], parameter: inspect.Parameter) -> int:
+    return [p.name for p in parameters].index(parameter.name)
+
+
+def _with_defaults_needed(
+    parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot]
+) -> list[inspect.Parameter]:
+    """Parameters without the positional-only ones after the last that is in a slot: they keep their defaults."""
+    only = [p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_ONLY]
+    last = max((i for i, p in enumerate(only) if p.name in slots), default=-1)
+    return [p for p in parameters if p not in only[last + 1 :]]

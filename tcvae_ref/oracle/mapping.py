@@ -1,0 +1,140 @@
+"""How a target is called: what each of its parameters receives, and how that is written on a command line."""
+
+import ast
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tcvae_ref.checks import InputError
+
+
+class Slot(NamedTuple):
+    """What a parameter of a target receives."""
+
+    parameter: str
+    """"" if it has no name."""
+    arguments: tuple[str, ...] = ()
+    """One canonical argument, or the two that are packed into it, or none: it receives `value`."""
+    value: Any = None
+    stacked: bool = False
+    """Whether the two are stacked in a last axis, and not a tuple."""
+
+    @property
+    def given(self) -> str:
+        """What the parameter receives, in words of Python."""
+        if not self.arguments:
+            text = repr(self.value)
+            return text if len(text) <= 60 and text.isprintable() else f"<{type(self.value).__name__}>"
+        names = ", ".join(self.arguments)
+        return f"stack({names})" if self.stacked else f"({names})" if len(self.arguments) > 1 else names
+
+
+class ArgumentMap(NamedTuple):
+    """How a target is called."""
+
+    positional: tuple[Slot, ...]
+    keyword: tuple[Slot, ...]
+    parameterisation: str
+    note: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The canonical arguments that the target receives."""
+        return frozenset(name for slot in (*self.positional, *self.keyword) for name in slot.arguments)
+
+    def call(self, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+        """Call a target with values by their canonical names."""
+        return function(
+            *[_received(slot, values) for slot in self.positional],
+            **{slot.parameter: _received(slot, values) for slot in self.keyword},
+        )
+
+    def __str__(self) -> str:
+        """The call as Python would write it: an argument of the same name is short until one has another."""
+        texts: list[str] = []
+        short = True
+        for slot in (*self.positional, *self.keyword):
+            short = short and slot not in self.keyword and slot.parameter in ("", slot.given)
+            texts.append(slot.given if short else f"{slot.parameter}={slot.given}")
+        return ", ".join(texts)
+
+
+_STACKS = {
+    "torch": "torch",
+    "jax": "jax.numpy",
+    "jaxlib": "jax.numpy",
+    "tensorflow": "tensorflow",
+    "mlx": "mlx.core",
+    "autograd": "autograd.numpy",
+    "numpy": "numpy",
+}
+"""Top-level module of a tensor's type -> the module whose `stack(tensors, axis)` takes it."""
+
+
+def stack(tensors: Sequence[Any]) -> Any:
+    """Tensors of one shape along a new last axis, by their own framework, so that derivatives pass.
+
+    Raises
+    ------
+    InputError
+        The tensors are of a framework whose stack is not known.
+    """
+    roots = [type(tensor).__module__.partition(".")[0] for tensor in tensors]
+    root = next((r for r in roots if r != "numpy"), "numpy")
+    if root not in _STACKS:
+        raise InputError(
+            f"packed: {root} has no known stack; choose a framework of {', '.join(_STACKS)}, "
+            "or write a function that takes mu and the width apart and packs them"
+        )
+    return sys.modules[_STACKS[root]].stack(list(tensors), -1)
+
+
+def _received(slot: Slot, values: Mapping[str, Any]) -> Any:
+    if not slot.arguments:
+        return slot.value
+    parts = [values[name] for name in slot.arguments]
+    if len(parts) == 1:
+        return parts[0]
+    return stack(parts) if slot.stacked else tuple(parts)
+
+
+def parse_pairs(where: str, text: str) -> dict[str, str]:
+    """Pairs out of `name=value,name=value`.
+
+    Raises
+    ------
+    InputError
+        A part is not a pair, or a name comes twice.
+    """
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and value):
+            raise InputError(f"{where}: {part!r} is not a pair; write NAME=VALUE, with commas between pairs")
+        if name in pairs:
+            raise InputError(f"{where}: {name} is given twice; give it once")
+        pairs[name] = value
+    return pairs
+
+
+def parse_bind(texts: Iterable[str]) -> dict[str, Any]:
+    """Values out of `name=literal` each; what is not a Python literal is a string.
+
+    Raises
+    ------
+    InputError
+        A text has no name or no =, or a name comes twice.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, literal = text.partition("=")
+        name = name.strip()
+        if not (name.isidentifier() and equals):
+            raise InputError(f"bind: {text!r} is not NAME=VALUE; write the parameter's name, = and a literal")
+        if name in values:
+            raise InputError(f"bind: {name} is given twice; give it once")
+        try:
+            values[name] = ast.literal_eval(literal.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            values[name] = literal
+    return values

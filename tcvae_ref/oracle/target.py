@@ -1,0 +1,143 @@
+"""Somebody's beta-TCVAE loss as the oracle calls it: found by its name, arguments and results mapped."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tcvae_ref.checks import InputError, option, real_number
+from tcvae_ref.oracle.aliases import WEIGHTS
+from tcvae_ref.oracle.finding import Factory, find, shown_name
+from tcvae_ref.oracle.inference import map_arguments
+from tcvae_ref.oracle.mapping import ArgumentMap
+from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns
+from tcvae_ref.oracle.types import PENALTIES
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loss behind its argument and return mapping."""
+
+    name: str
+    callable: Callable[..., Any]
+    arguments: ArgumentMap
+    returns: Returns = None
+    fixed_weights: dict[str, float] | None = None
+    """Weights of the penalty that the target has inside, and that cases must have too; None if none is known."""
+
+    def function(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """Call the target: a `TensorFunction`, which frameworks can trace.
+
+        Raises
+        ------
+        TargetFault
+            It returned what no quantity is found in, or a quantity of a wrong shape.
+        """
+        result = self.arguments.call(self.callable, {**tensors, **constants})
+        values = name_results(result, self.returns, with_penalty=self._with_penalty)
+        M, D = tensors["z"].shape
+        check_shapes(values, int(M), int(D))
+        return values
+
+    @property
+    def _with_penalty(self) -> bool:
+        return bool(self.takes_weights) or self.fixed_weights is not None
+
+    @property
+    def parameterisation(self) -> str:
+        """What the target takes as width, and the name of that tensor."""
+        return self.arguments.parameterisation
+
+    @property
+    def takes_dataset_size(self) -> bool:
+        """Whether the target is told N."""
+        return "dataset_size" in self.arguments.names
+
+    @property
+    def takes_weights(self) -> tuple[str, ...]:
+        """Those of alpha, beta and gamma that are arguments."""
+        return tuple(name for name in WEIGHTS if name in self.arguments.names)
+
+    @property
+    def quantities(self) -> tuple[str, ...] | None:
+        """What the target returns; None before the first call unless an option says it."""
+        return named_quantities(self.returns)
+
+    @property
+    def mapping(self) -> str:
+        """The signature as it was understood, in one line."""
+        return self.mapping_to(self.quantities or ("...",))
+
+    def mapping_to(self, quantities: Sequence[str]) -> str:
+        """The signature as it was understood, with the quantities that a call returned."""
+        text = f"{self.name.rpartition(':')[2]}({self.arguments}) -> {', '.join(quantities)}"
+        if self.fixed_weights and set(PENALTIES) & set(quantities):
+            weights = ", ".join(f"{name}={value:g}" for name, value in self.fixed_weights.items())
+            text += f" with {weights} inside"
+        return f"{text} ({self.arguments.note})" if self.arguments.note else text
+
+
+def load(
+    target: str | Callable[..., Any],
+    *,
+    factory: Factory = None,
+    arguments: Mapping[str, str] | None = None,
+    parameterisation: str | None = None,
+    packed: str | None = None,
+    bind: Mapping[str, Any] | None = None,
+    returns: str | Sequence[str] | Mapping[str, str | int] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Target:
+    """Somebody's loss, found and understood.
+
+    Parameters
+    ----------
+    target : str or callable
+        `package.module:function` (from the working directory too) or `path/file.py:function`; also
+        `...:Class.method`, and a class or an object whose instance is called.
+    factory : str, callable or True, optional
+        Called without arguments, gives the instance of the class; without it the class is called so. True: the
+        target itself is called so, and gives the loss.
+    arguments, parameterisation, packed, bind
+        See `inference.map_arguments`.
+    returns : optional
+        See `returns.parse_returns`.
+    weights : mapping, optional
+        alpha, beta, gamma that the target has inside if it returns the penalty; 1 for those left out.
+
+    Raises
+    ------
+    InputError
+        The target cannot be imported, found or called, or an option does not fit it.
+    """
+    name = shown_name(target)
+    function = find(target, factory)
+    if not callable(function):
+        raise InputError(f"{name}: is a {type(function).__name__}, not callable; name a function or method")
+    mapped = map_arguments(
+        name, function, arguments=arguments, parameterisation=parameterisation, packed=packed, bind=bind
+    )
+    parsed = parse_returns(name, returns)
+    fixed = _fixed_weights(name, mapped, weights)
+    penalties = [quantity for quantity in PENALTIES if quantity in (parsed or ())]
+    if penalties and fixed is None and "beta" not in mapped.names:
+        raise InputError(
+            f"{name}: returns {penalties[0]} and takes no beta; give the weights it has inside, like --weights beta=6"
+        )
+    return Target(name, function, mapped, parsed, fixed)
+
+
+def _fixed_weights(where: str, mapped: ArgumentMap, given: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The weights that a target does not take: as given or bound, 1 for the others; None if none is known."""
+    weights = {option(where, "weights", key, WEIGHTS): real_number(where, key, v) for key, v in (given or {}).items()}
+    for name in weights:
+        if name in mapped.names:
+            raise InputError(
+                f"{where}: weights fixes {name}, which is an argument of the target; leave it out or bind it"
+            )
+    bound = {slot.parameter.lower(): slot.value for slot in (*mapped.positional, *mapped.keyword) if not slot.arguments}
+    numbers = {name: float(bound[name]) for name in WEIGHTS if type(bound.get(name)) in (int, float)}
+    weights = numbers | weights
+    taken = [name for name in WEIGHTS if name in mapped.names]
+    if (not weights and not taken) or len(taken) == len(WEIGHTS):
+        return None
+    return {name: weights.get(name, 1.0) for name in WEIGHTS if name not in taken}
