@@ -25,6 +25,7 @@ from tcvae_ref.data.sprite_files import FIDELITY
 from tcvae_ref.files import check_folder, check_writable, locked, write_json
 from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms
+from tcvae_ref.oracle.commands import add_commands
 from tcvae_ref.progress import Progress, Stages
 from tcvae_ref.training import (
     NUMPY,
@@ -162,6 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     images.add_argument("--grid", type=_grid, default=None)
     images.add_argument("--data", metavar="FILE")
     showing.add_argument("--out", type=_path, required=True, metavar="PNG")
+
+    add_commands(commands)
     return parser
 
 

@@ -16,6 +16,7 @@ ROOMS = {
     "data": {"checks", "types", "files"},
     "metrics": {*REFERENCE},
     "training": {*REFERENCE, "data", "files"},
+    "oracle": {*REFERENCE, "files", "progress"},
 }
 ALONE = {
     "files": {"checks"},
@@ -23,7 +24,10 @@ ALONE = {
     "evaluation": {*REFERENCE, "data", "metrics"},
     "figures": {*REFERENCE, "data", "metrics", "files"},
 }
-HEAVY = ("numba", "torch", "jax", "matplotlib", "hypothesis", "tcvae_kernels", "rich", "sklearn", "PIL")
+EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest"}
+"""What single modules of the oracle use; frameworks are imported by their names, by the adapters."""
+
+HEAVY = ("numba", "torch", "jax", "matplotlib", "hypothesis", "flint", "tcvae_kernels", "rich", "sklearn", "PIL")
 
 
 def imports(path):
@@ -62,7 +66,7 @@ def test_the_reference_stands_alone(module):
 
 @pytest.mark.parametrize(("room", "path"), [(r, p) for r in ROOMS for p in sorted((PACKAGE / r).glob("*.py"))])
 def test_rooms_use_the_reference_and_their_neighbours_below(room, path):
-    assert outside(path) <= {"numpy", "scipy", "autograd"}
+    assert outside(path) <= {"numpy", "scipy", "autograd"} | (EXTRAS_OF_THE_ORACLE if room == "oracle" else set())
     allowed = ROOMS[room] | {room, "__version__"}
     assert inside(path) <= allowed, inside(path) - allowed
 
@@ -72,6 +76,23 @@ def test_modules_between_the_rooms_and_the_command_line(module):
     path = PACKAGE / f"{module}.py"
     assert outside(path) <= {"numpy", "scipy", "autograd", "matplotlib", "rich"}
     assert inside(path) <= ALONE[module], inside(path) - ALONE[module]
+
+
+@pytest.mark.parametrize("module", ["balls", "truth", "formats", "tolerance", "types"])
+def test_what_the_oracle_calls_true_uses_nothing_it_judges(module):
+    path = PACKAGE / "oracle" / f"{module}.py"
+    assert inside(path) <= {"oracle", "checks", "types"}
+    assert "autograd" not in outside(path)
+
+
+def test_the_pytest_plugin_imports_only_pytest():
+    path = PACKAGE / "oracle" / "plugin" / "tcvae_ref_pytest.py"
+    assert outside(path) == {"pytest"}
+    assert not inside(path)
+    loaded = f"[m for m in {('tcvae_ref', 'numpy', *HEAVY)!r} if m in sys.modules]"
+    code = f"import sys, pytest, tcvae_ref_pytest; print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_every_module_has_its_doors():

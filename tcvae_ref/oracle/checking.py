@@ -1,0 +1,516 @@
+"""Judging a target: `check` runs every check in every dtype and variant, and reports."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tcvae_ref import __version__, checks
+from tcvae_ref.checks import InputError
+from tcvae_ref.oracle import adapters, cases, judging, primitives
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.judging import Finding, Subject, judge_gradients, judge_values
+from tcvae_ref.oracle.properties import PROPERTIES
+from tcvae_ref.oracle.records import Record
+from tcvae_ref.oracle.reference import reference
+from tcvae_ref.oracle.search import Tally, search
+from tcvae_ref.oracle.target import Target, load
+from tcvae_ref.oracle.types import (
+    DTYPES,
+    ESTIMATORS,
+    FAILURES,
+    Case,
+    CheckProgress,
+    CheckResult,
+    Counterexample,
+    Primitives,
+    Report,
+    TargetFault,
+    Verdict,
+)
+
+CHECKS: dict[str, str] = {
+    "primitives": "the framework's exp and log are accurate to 16 units of roundoff",
+    "values": "every returned quantity lies within its derived allowance of its proven enclosure",
+    "gradients": "so do the gradients in z, mu and the width of the posteriors",
+    **{name: one.description for name, one in PROPERTIES.items()},
+}
+"""Every check by its name."""
+
+DEFAULT_DTYPES = ("float64", "float32")
+PROPERTY_SHARE = 8  # one property check has this many times fewer cases than values and gradients have
+ROUGHER = 4.0  # times the reference's error over allowance: right, and worth a warning
+
+_CANDIDATES = ("mws", "mss", "symmetric-mss", "minibatch")  # exact needs N = M, where it is minibatch
+
+
+def check(
+    target: str | Callable[..., Any],
+    *,
+    estimator: str = "auto",
+    framework: str | None = None,
+    dtypes: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    max_examples: int = 200,
+    seed: int = 0,
+    checks: Sequence[str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+    parameterisation: str | None = None,
+    packed: str | None = None,
+    returns: Any = None,
+    weights: Mapping[str, float] | None = None,
+    bind: Mapping[str, Any] | None = None,
+    factory: str | Callable[[], Any] | None = None,
+    gradients: bool = True,
+    allow_unstable: bool = False,
+    progress: CheckProgress | None = None,
+) -> Report:
+    """Judge a beta-TCVAE implementation: its values and gradients against proven numbers, and its properties.
+
+    Parameters
+    ----------
+    target : str or callable
+        `package.module:function`, `path/file.py:function`, `...:Class.method`, or the function itself.
+    estimator : str
+        What it claims to compute: one of `ESTIMATORS`, or "auto" to find out which it is.
+    framework : str, optional
+        One of `adapters.available()`; by default seen from what the function's module uses.
+    dtypes : sequence of str, optional
+        Of float64, float32, bfloat16, float16. By default float64, which judges the semantics, and float32.
+    variants : sequence of str, optional
+        Of the adapter's, such as eager and compiled; by default the plain one.
+    max_examples : int
+        Drawn cases for values and for gradients, in each dtype and variant; a property has an eighth of it.
+    seed : int
+        Of the drawn cases.
+    checks : sequence of str, optional
+        Of `CHECKS`; by default all that apply.
+    arguments, parameterisation, packed, bind, factory, returns, weights
+        How the target is found and called: `target.load`.
+    gradients : bool
+        False for a function that is not meant to be differentiated.
+    allow_unstable : bool
+        Report what is only unstable as a warning.
+    progress : function, optional
+        Called as progress(done, total, what) after each case.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        The target cannot be loaded or an option does not fit it.
+    """
+    options = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("target", "progress") and value is not None and not callable(value)
+    }
+    plan = _plan(options)
+    loaded = load(
+        target,
+        factory=factory,
+        arguments=arguments,
+        parameterisation=parameterisation,
+        packed=packed,
+        bind=bind,
+        returns=returns,
+        weights=weights,
+    )
+    adapter = _adapter(loaded, framework)
+    return _Run(loaded, adapter, plan, options, progress).report()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The options of `check` that say what is run, validated."""
+
+    estimator: str
+    dtypes: tuple[str, ...] | None
+    variants: tuple[str, ...] | None
+    max_examples: int
+    seed: int
+    checks: tuple[str, ...]
+    gradients: bool
+    allow_unstable: bool
+
+
+def _plan(options: Mapping[str, Any]) -> _Plan:
+    where = "check"
+    checks.option(where, "estimator", options["estimator"], ("auto", *ESTIMATORS))
+    names = tuple(options.get("checks") or CHECKS)
+    for name in names:
+        checks.option(where, "checks", name, CHECKS)
+    for dtype in options.get("dtypes") or ():
+        checks.option(where, "dtype", dtype, DTYPES)
+    return _Plan(
+        options["estimator"],
+        tuple(options["dtypes"]) if options.get("dtypes") else None,
+        tuple(options["variants"]) if options.get("variants") else None,
+        checks.whole_number(where, "max_examples", options["max_examples"], 1, 1_000_000),
+        checks.whole_number(where, "seed", options["seed"], 0),
+        names,
+        bool(options["gradients"]),
+        bool(options["allow_unstable"]),
+    )
+
+
+def _adapter(target: Target, framework: str | None) -> Adapter:
+    adapter = adapters.by_name(framework) if framework else adapters.guess(target.callable)
+    if adapter is None:
+        raise InputError(
+            f"{target.name}: its framework cannot be told from its code; "
+            f"name it with --framework: one of {', '.join(adapters.available())}"
+        )
+    return adapter
+
+
+class _Run:
+    """One call of `check`."""
+
+    def __init__(
+        self,
+        target: Target,
+        adapter: Adapter,
+        plan: _Plan,
+        options: Mapping[str, Any],
+        progress: CheckProgress | None,
+    ):
+        self.target, self.adapter, self.plan, self.options = target, adapter, plan, options
+        self.progress = progress or (lambda done, total, what: None)
+        self.dtypes = self._dtypes()
+        self.variants = self._variants()
+        self.results: list[CheckResult] = []
+        self.not_run: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.done = self.total = 0
+        self.what = ""
+
+    def _dtypes(self) -> tuple[str, ...]:
+        if self.plan.dtypes is None and self.adapter.name != "jax":
+            return tuple(d for d in DEFAULT_DTYPES if d in self.adapter.dtypes)
+        for dtype in self.plan.dtypes or DEFAULT_DTYPES:
+            self.adapter.tensor(np.zeros((1, 1)), dtype)  # says what to do where it cannot be had
+        return self.plan.dtypes or DEFAULT_DTYPES
+
+    def _variants(self) -> tuple[str, ...]:
+        for variant in self.plan.variants or ():
+            checks.option("check", "variant", variant, self.adapter.variants)
+        return self.plan.variants or self.adapter.variants[:1]
+
+    # --- what the target is ---------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Run everything."""
+        self.adapter.warm_up()
+        self._heartbeat()
+        worst = {dtype: self._probe(dtype) for dtype in self.dtypes}
+        probed = {d: Primitives(*(one.finite_error for one in worst[d].values())) for d in self.dtypes}
+        weights = dict(self.target.fixed_weights or {})
+        weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in self.target.takes_weights and w not in weights})
+        subject = Subject(
+            self.target.function,
+            self.adapter,
+            self.variants[0],
+            self.dtypes[0],
+            "minibatch" if self.plan.estimator == "auto" else self.plan.estimator,
+            self.target.parameterisation,
+            probed[self.dtypes[0]],
+            weights,
+        )
+        self.what = f"first call ({subject.dtype}, {subject.variant})"
+        self._heartbeat()
+        try:
+            quantities = self._quantities(subject)
+            subject, quantities = self._detect(subject, quantities)
+        except TargetFault as fault:
+            self.results.append(self._fault(subject, fault))
+            return self._report(subject, ())
+        if "primitives" in self.plan.checks:
+            self.results.extend(self._primitives(dtype, worst[dtype]) for dtype in self.dtypes)
+        jobs = self._jobs(subject, quantities, probed)
+        self.total = self.done + sum(examples for *_, examples in jobs)
+        for name, one, examples in jobs:
+            self.results.append(self._judged(name, one, quantities, examples))
+        return self._report(subject, quantities)
+
+    def _quantities(self, subject: Subject) -> tuple[str, ...]:
+        """What the target returns, from a first call."""
+        case = self._first_cases(subject, 1)[0]
+        return tuple(subject.observe(subject.receive(case)).values)
+
+    def _first_cases(self, subject: Subject, count: int) -> list[Case]:
+        """Ordinary cases in which the estimators differ, and N from M."""
+        rng = np.random.default_rng(self.plan.seed)
+        M, D, N = cases.shapes(subject.estimator)[0]
+        result = []
+        for _ in range(count):
+            mu, log_var, eps = rng.standard_normal((3, M, D))
+            log_var = 0.5 * log_var
+            result.append(Case(mu + np.exp(0.5 * log_var) * eps, mu, log_var, N))
+        return result
+
+    def _detect(self, subject: Subject, quantities: tuple[str, ...]) -> tuple[Subject, tuple[str, ...]]:
+        """Find the estimator, where none is claimed: the one that fits, or the nearest."""
+        trials = [(subject, quantities)]
+        if quantities == ("penalty",) and self.options.get("returns") is None:
+            closed_form = replace(self.target, returns=("kl_penalty",))
+            trials.append((replace(subject, function=closed_form.function), ("kl_penalty",)))
+        named = [self.plan.estimator] if self.plan.estimator != "auto" else list(_CANDIDATES)
+        found: list[tuple[tuple[int, float], Subject, tuple[str, ...]]] = []
+        for one, returned in trials:
+            for name in named:
+                candidate = replace(one, estimator=name)
+                findings = [judge_values(candidate, case) for case in self._first_cases(candidate, 3)]
+                if not any(finding.verdict in FAILURES for finding in findings):
+                    self._said(returned, name, fits=True)
+                    return candidate, returned
+                found.append((self._distance(candidate, returned, findings), candidate, returned))
+        _, nearest, returned = min(found, key=lambda item: item[0])
+        self._said(returned, nearest.estimator, fits=False)
+        return nearest, returned
+
+    def _distance(self, subject: Subject, quantities: tuple[str, ...], values: list[Finding]) -> tuple[int, float]:
+        """How much of a target does not fit an estimator: quantities that are off, gradients too, and how far."""
+        findings = list(values)
+        if self.plan.gradients and self.adapter.differentiable:
+            findings += [judge_gradients(subject, case, quantities) for case in self._first_cases(subject, 3)]
+        off = {(element.quantity, element.argument) for finding in findings for element in finding.elements}
+        return len(off), max(finding.worst for finding in values)
+
+    def _said(self, returned: tuple[str, ...], name: str, *, fits: bool) -> None:
+        if returned == ("kl_penalty",):
+            self.options = {**self.options, "returns": returned}
+            self.notes.append("the scalar is KL(q(z|n) || p(z)) + (beta - 1) TC, with the closed-form KL")
+        if self.plan.estimator == "auto":
+            self.notes.append(
+                f"estimator: {name}, found by its values"
+                if fits
+                else f"estimator: none fits; judged as {name}, the nearest. Name what it claims with --estimator"
+            )
+
+    # --- the checks -----------------------------------------------------------------------------------------
+
+    def _jobs(
+        self, subject: Subject, quantities: tuple[str, ...], probed: Mapping[str, Primitives]
+    ) -> list[tuple[str, Subject, int]]:
+        """(check, subject, cases): everything that applies."""
+        jobs: list[tuple[str, Subject, int]] = []
+        for variant in self.variants:
+            for dtype in self.dtypes:
+                one = replace(subject, variant=variant, dtype=dtype, primitives=probed[dtype])
+                for name in self.plan.checks:
+                    reason = self._reason_against(name, quantities, one)
+                    if reason:
+                        self.not_run[name] = reason
+                    elif name != "primitives":
+                        share = PROPERTY_SHARE if name in PROPERTIES else 1
+                        jobs.append((name, one, max(1, self.plan.max_examples // share)))
+        ran = {name for name, *_ in jobs}
+        self.not_run = {name: reason for name, reason in self.not_run.items() if name not in ran}
+        return jobs
+
+    def _reason_against(self, name: str, quantities: tuple[str, ...], subject: Subject) -> str:
+        """Why a check does not apply, or nothing."""
+        differentiates = name in ("gradients", "central-differences")
+        if differentiates and not self.plan.gradients:
+            return "gradients are not asked for"
+        if differentiates and not self.adapter.differentiable:
+            return f"{self.adapter.name} has no gradients"
+        if name in PROPERTIES:
+            return PROPERTIES[name].applies(quantities, subject.estimator, subject.dtype)
+        return ""
+
+    def _judged(self, name: str, subject: Subject, quantities: tuple[str, ...], examples: int) -> CheckResult:
+        """Run one check."""
+        self.what = f"{name} ({subject.dtype}, {subject.variant})"
+        started = time.monotonic()
+        few = cases.shapes(subject.estimator) if self.adapter.compiles(subject.variant) else None
+        judge = self._judge(name, subject, quantities)
+        built = cases.purpose_built(subject.estimator, subject.dtype, few) if name not in PROPERTIES else {}
+        tally = search(
+            cases.cases(subject.estimator, subject.dtype, few),
+            built.values(),
+            judge,
+            subject.estimator,
+            examples,
+            self.plan.seed,
+            self._heartbeat,
+        )
+        seconds = time.monotonic() - started
+        if tally.failure is not None:
+            return self._failed(name, subject, tally, tally.failure, seconds)
+        verdict, message = self._passed(name, subject, quantities, tally)
+        return CheckResult(
+            name,
+            subject.dtype,
+            subject.variant,
+            verdict,
+            tally.cases,
+            tally.certified,
+            tally.inconclusive,
+            tally.worst,
+            message,
+            None,
+            seconds,
+        )
+
+    def _judge(self, name: str, subject: Subject, quantities: tuple[str, ...]) -> Callable[[Case], Finding]:
+        if name == "values":
+            return lambda case: judge_values(subject, case)
+        if name == "gradients":
+            return lambda case: judge_gradients(subject, case, quantities)
+        return lambda case: PROPERTIES[name].judge(subject, case)
+
+    def _failed(self, name: str, subject: Subject, tally: Tally, failure: Finding, seconds: float) -> CheckResult:
+        verdict = failure.verdict
+        if verdict is Verdict.UNSTABLE and self.plan.allow_unstable:
+            verdict = Verdict.WARN
+        worst = failure.worst if failure.elements else tally.worst
+        return CheckResult(
+            name,
+            subject.dtype,
+            subject.variant,
+            verdict,
+            tally.cases,
+            tally.certified,
+            tally.inconclusive,
+            worst,
+            failure.message,
+            judging.counterexample(subject, failure) if failure.received is not None else None,
+            seconds,
+        )
+
+    def _passed(self, name: str, subject: Subject, quantities: tuple[str, ...], tally: Tally) -> tuple[Verdict, str]:
+        if not tally.certified:
+            return Verdict.INCONCLUSIVE, f"the allowance says nothing in {subject.dtype} on any of these cases"
+        if tally.warning is not None:
+            return Verdict.WARN, tally.warning.message
+        if name not in ("values", "gradients") or subject.dtype not in ("float64", "float32"):
+            return Verdict.PASS, ""
+        double = replace(
+            subject,
+            function=reference(subject.estimator, subject.parameterisation, quantities),
+            adapter=adapters.by_name("autograd"),
+            variant="eager",
+        )
+        judge = self._judge(name, double, quantities)
+        ours = max((judge(case).worst for _, case in tally.hardest), default=0.0)
+        if tally.worst > ROUGHER * ours:
+            return Verdict.WARN, (
+                f"within the allowance, but {tally.worst / max(ours, 1e-300):.1f} times as far off as the reference"
+            )
+        return Verdict.PASS, ""
+
+    # --- primitives, faults, the report ---------------------------------------------------------------------
+
+    def _probe(self, dtype: str) -> dict[str, primitives.Worst]:
+        self.what = f"primitives ({dtype})"
+        self._heartbeat()
+        return {name: primitives.worst(self.adapter, name, dtype) for name in Primitives._fields}
+
+    def _primitives(self, dtype: str, probed: Mapping[str, primitives.Worst]) -> CheckResult:
+        """The verdict on exp and log. Overflow where the result is a number counts as infinitely wrong."""
+        error = max(worst.error for worst in probed.values())
+        said = ", ".join(
+            f"{name} off by {worst.error:.3g} u at {worst.x:.6g}" for name, worst in probed.items() if worst.error > 0
+        )
+        verdict = Verdict.PASS if error <= primitives.INACCURATE else Verdict.PRIMITIVE
+        ratio = error / primitives.INACCURATE
+        return CheckResult("primitives", dtype, self.variants[0], verdict, worst=ratio, message=said)
+
+    def _fault(self, subject: Subject, fault: TargetFault) -> CheckResult:
+        received = subject.receive(self._first_cases(subject, 1)[0])
+        example = Counterexample(received, message=str(fault))
+        return CheckResult("values", subject.dtype, subject.variant, Verdict.ERROR, 1, 0, 0, 0.0, str(fault), example)
+
+    def _heartbeat(self) -> None:
+        self.done += 1
+        self.progress(self.done, max(self.total, self.done), self.what)
+
+    def _report(self, subject: Subject, quantities: tuple[str, ...]) -> Report:
+        return Report(
+            self.target.name,
+            self.adapter.name,
+            subject.estimator,
+            self.target.mapping_to(quantities or ("?",)),
+            tuple(self.results),
+            tuple(self.not_run.items()),
+            tuple(self.notes),
+            _versions(self.adapter),
+            self.plan.seed,
+            dict(self.options),
+        )
+
+
+def _versions(adapter: Adapter) -> dict[str, str]:
+    result = {"tcvae-ref": __version__, "python": platform.python_version(), adapter.name: adapter.version()}
+    for package in ("numpy", "hypothesis", "python-flint"):
+        try:
+            result[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return result
+
+
+def replay_case(record: Record, target: str | Callable[..., Any] | None = None) -> CheckResult:
+    """Run a saved case again.
+
+    Parameters
+    ----------
+    record : Record
+        From `records.load`.
+    target : optional
+        What to run it on, in place of the target it was saved for.
+
+    Raises
+    ------
+    InputError
+        The target cannot be loaded.
+    """
+    how = {
+        name: record.options.get(name)
+        for name in ("arguments", "parameterisation", "packed", "bind", "returns", "weights", "factory")
+    }
+    loaded = load(target if target is not None else record.target, **how)
+    adapter = adapters.by_name(record.framework)
+    adapter.warm_up()
+    case = record.case
+    subject = Subject(
+        loaded.function,
+        adapter,
+        record.variant,
+        record.dtype,
+        record.estimator,
+        case.parameterisation,
+        primitives.probe(adapter, record.dtype),
+    )
+    run = _Run(loaded, adapter, _plan({**_DEFAULTS, "seed": record.seed}), {}, None)
+    try:
+        quantities = tuple(subject.observe(case).values)
+    except TargetFault as fault:
+        finding = Finding(Verdict.ERROR, received=case, message=str(fault))
+    else:
+        finding = run._judge(record.check, subject, quantities)(case)
+    tally = Tally()
+    tally.count(case, finding)
+    if finding.verdict in FAILURES:
+        return run._failed(record.check, subject, tally, finding, 0.0)
+    return CheckResult(
+        record.check, record.dtype, record.variant, finding.verdict, 1, tally.certified, tally.inconclusive, tally.worst
+    )
+
+
+_DEFAULTS: dict[str, Any] = {
+    "estimator": "auto",
+    "max_examples": 1,
+    "seed": 0,
+    "gradients": True,
+    "allow_unstable": False,
+}
