@@ -1,4 +1,4 @@
-"""The oracle on the command line: check, replay, probe, ghostwrite, list-checks.
+"""The oracle on the command line: check, replay, probe, ghostwrite, list-checks, vectors.
 
 What takes long to import, or may not be installed, is imported by the command that needs it.
 """
@@ -18,6 +18,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_folder, check_writable, write_json
 from tcvae_ref.oracle import records
 from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
+from tcvae_ref.oracle.vector_commands import add_vectors
 from tcvae_ref.progress import Progress
 
 CHECK_EPILOG = (
@@ -43,6 +44,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_ghostwrite(commands.add_parser("ghostwrite", help="write a test file for a loss of yours", epilog=EPILOG))
     listing = commands.add_parser("list-checks", help="what `check` checks", epilog=EPILOG)
     listing.set_defaults(run=_list_checks)
+    add_vectors(commands.add_parser("vectors", help="certified test vectors for any language"))
 
 
 def _path(text: str) -> Path:

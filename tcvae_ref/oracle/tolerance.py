@@ -185,14 +185,19 @@ class _Derivation:
 
     def density_error(self, D: int) -> Array:
         """Per dimension, the error of a log-density that is summed over D dimensions: (M, M, D)."""
-        r, u, eta = self.r, self.r.format.roundoff, self.r.format.smallest
-        lost = eta * (self.precision + 2 * np.sqrt(self.q) + self.distance**2 + 1)  # to underflow
+        r, u = self.r, self.r.format.roundoff
+        lost = self.lost_in_quadratic()
         relative = r.gamma(3 * D + 8 + 2 * r.exp) + self.from_width
         error = r.of("quadratic", 0.5 * relative * self.q + lost)
         error = error + r.of("log_var", 0.5 * r.gamma(3 * D + 2 + r.log) * np.abs(self.log_var) + (r.exp + 1) * u)
         if r.expanded:
             error = error + r.of("expanded", 0.5 * relative * self.squares())
         return error + r.of("constant", 0.5 * r.gamma(3 * D + 2) * np.full_like(self.q, LOG_2PI))
+
+    def lost_in_quadratic(self) -> Array:
+        """What underflow may take from q: of z, mu, their difference, a square, a precision, a ratio, a product."""
+        d, p = self.distance, self.precision
+        return self.r.format.smallest * (p * (1 + 4 * d) + 2 * np.sqrt(self.q) + d**2 + 1)
 
     def squares(self) -> Array:
         """The terms of an expanded square, over the variance."""
@@ -335,9 +340,8 @@ class _Derivation:
         k = r.gamma(2 * M + 24 + 6 * r.exp)
         relative = k + self.from_width
         slope = self.distance * self.precision
-        slope_error = relative * slope + eta * (1 + self.distance + np.sqrt(self.precision))
-        lost = eta * (self.precision + 2 * np.sqrt(self.q) + self.distance**2 + 1)
-        width, width_error = 0.5 * (self.q + 1), 0.5 * relative * (self.q + 1) + lost
+        slope_error = relative * slope + eta * (1 + self.distance + np.sqrt(self.precision) + 4 * self.precision)
+        width, width_error = 0.5 * (self.q + 1), 0.5 * relative * (self.q + 1) + self.lost_in_quadratic()
         if r.expanded:
             slope_error = slope_error + r.of(
                 "expanded", relative * (np.abs(self.case.z)[:, None] + np.abs(self.case.mu)[None]) * self.precision
@@ -357,7 +361,12 @@ class _Derivation:
                 bounds[argument][n] = weight * bound.sum(axis=axis) / M
                 sizes[argument][n] = weight * (share * pairs).sum(axis=axis) / M
         bounds["z"][3], sizes["z"][3] = k * np.abs(self.case.z) / M, np.abs(self.case.z) / M
-        return self._scalars(bounds, k), self._scalars(sizes, 1.0)
+        return self._flushed(self._scalars(bounds, k)), self._scalars(sizes, 1.0)
+
+    def _flushed(self, slopes: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
+        """Add what is lost where the partial sums of a derivative, small as they may be, are flushed to zero."""
+        lost = (8 * self.M + 32) * self.r.format.smallest * (1 + np.max(_chain_rule(self.case)))
+        return {name: {a: bound + lost for a, bound in one.items()} for name, one in slopes.items()}
 
     def _empty(self) -> dict[str, Array]:
         return {name: np.zeros((4, self.M, self.D)) for name in self.case.arrays}
