@@ -263,37 +263,48 @@ class _Run:
             closed_form = replace(self.target, returns=("kl_penalty",))
             trials.append((replace(subject, function=closed_form.function), ("kl_penalty",)))
         named = [self.plan.estimator] if self.plan.estimator != "auto" else list(_CANDIDATES)
-        found: list[tuple[tuple[int, float], Subject, tuple[str, ...]]] = []
+        found: list[tuple[tuple[float, int], Subject, tuple[str, ...]]] = []
         for one, returned in trials:
             for name in named:
                 candidate = replace(one, estimator=name)
                 findings = [judge_values(candidate, case) for case in self._first_cases(candidate, 3)]
                 if not any(finding.verdict in FAILURES for finding in findings):
-                    self._said(returned, name, fits=True)
-                    return candidate, returned
+                    return self._detected(candidate, returned, fits=True, tried=len(trials))
                 found.append((self._distance(candidate, returned, findings), candidate, returned))
         _, nearest, returned = min(found, key=lambda item: item[0])
-        self._said(returned, nearest.estimator, fits=False)
-        return nearest, returned
+        return self._detected(nearest, returned, fits=False, tried=len(trials))
 
-    def _distance(self, subject: Subject, quantities: tuple[str, ...], values: list[Finding]) -> tuple[int, float]:
-        """How much of a target does not fit an estimator: quantities that are off, gradients too, and how far."""
-        findings = list(values)
+    def _distance(self, subject: Subject, quantities: tuple[str, ...], values: list[Finding]) -> tuple[float, int]:
+        """How badly an estimator fits: powers of ten by which values and gradients are off, then how many are."""
+        parts = [values]
         if self.plan.gradients and self.adapter.differentiable:
-            findings += [judge_gradients(subject, case, quantities) for case in self._first_cases(subject, 3)]
-        off = {(element.quantity, element.argument) for finding in findings for element in finding.elements}
-        return len(off), max(finding.worst for finding in values)
+            parts.append([judge_gradients(subject, case, quantities) for case in self._first_cases(subject, 3)])
+        worst = [min(max(1.0, *(finding.worst for finding in part)), 1e300) for part in parts]
+        off = {pair for part in parts for finding in part for pair in finding.off}
+        return round(sum(np.log10(worst))), len(off)
 
-    def _said(self, returned: tuple[str, ...], name: str, *, fits: bool) -> None:
-        if returned == ("kl_penalty",):
-            self.options = {**self.options, "returns": returned}
-            self.notes.append("the scalar is KL(q(z|n) || p(z)) + (beta - 1) TC, with the closed-form KL")
+    def _detected(
+        self, subject: Subject, returned: tuple[str, ...], *, fits: bool, tried: int
+    ) -> tuple[Subject, tuple[str, ...]]:
+        """Say what the target was found to be, or is taken for."""
         if self.plan.estimator == "auto":
             self.notes.append(
-                f"estimator: {name}, found by its values"
+                f"estimator: {subject.estimator}, found by its values"
                 if fits
-                else f"estimator: none fits; judged as {name}, the nearest. Name what it claims with --estimator"
+                else f"estimator: none fits; judged as {subject.estimator}, the nearest. "
+                "Name what it claims with --estimator"
             )
+        words = {
+            "penalty": "alpha MI + beta TC + gamma DWKL",
+            "kl_penalty": "KL(q(z|n) || p(z)) + (beta - 1) TC, with the closed-form KL",
+        }
+        if tried > 1:
+            fit = "the scalar is" if fits else "the scalar fits neither form of the penalty; it is judged as"
+            self.notes.append(f"{fit} {words[returned[0]]} (--returns {returned[0]})")
+            self.options = {**self.options, "returns": returned}
+        if subject.estimator in cases.STRATIFIED and not self.target.takes_dataset_size:
+            self.notes.append(f"{subject.estimator} depends on N, and the target takes no dataset_size")
+        return subject, returned
 
     # --- the checks -----------------------------------------------------------------------------------------
 

@@ -81,6 +81,8 @@ class Finding(NamedTuple):
     """Of a failure: the worst five, worst first."""
     stage: str = ""
     message: str = ""
+    off: frozenset[tuple[str, str]] = frozenset()
+    """All (quantity, argument) that are off somewhere."""
 
 
 def judge_values(subject: Subject, case: Case) -> Finding:
@@ -90,7 +92,7 @@ def judge_values(subject: Subject, case: Case) -> Finding:
         observed = subject.observe(received)
     except TargetFault as fault:
         return Finding(Verdict.ERROR, received=received, message=str(fault))
-    return _judge(subject, received, observed, _values, Verdict.WRONG)
+    return verdict_on_values(subject, received, observed, subject.allowances(received, gradients=False))
 
 
 def judge_gradients(subject: Subject, case: Case, quantities: Sequence[str]) -> Finding:
@@ -100,7 +102,17 @@ def judge_gradients(subject: Subject, case: Case, quantities: Sequence[str]) -> 
         observed = subject.observe(received, quantities)
     except TargetFault as fault:
         return Finding(Verdict.ERROR, received=received, message=str(fault))
-    return _judge(subject, received, observed, _gradients, Verdict.WRONG_GRADIENT)
+    return verdict_on_gradients(subject, received, observed, subject.allowances(received))
+
+
+def verdict_on_values(subject: Subject, received: Case, observed: Observed, allowed: Allowances) -> Finding:
+    """What the values that a target returned for a case show."""
+    return _judge(subject, received, observed, allowed, _values, Verdict.WRONG)
+
+
+def verdict_on_gradients(subject: Subject, received: Case, observed: Observed, allowed: Allowances) -> Finding:
+    """What its gradients show."""
+    return _judge(subject, received, observed, allowed, _gradients, Verdict.WRONG_GRADIENT)
 
 
 _Reading = Callable[[Observed, Truth, Allowances], Iterator[Comparison]]
@@ -124,17 +136,23 @@ def _gradients(observed: Observed, true: Truth, allowed: Allowances) -> Iterator
             )
 
 
-def _judge(subject: Subject, received: Case, observed: Observed, reading: _Reading, wrong: Verdict) -> Finding:
+def _judge(
+    subject: Subject, received: Case, observed: Observed, allowed: Allowances, reading: _Reading, wrong: Verdict
+) -> Finding:
     true = truth(received, subject.estimator)
-    compared = list(reading(observed, true, subject.allowances(received, gradients=wrong is not Verdict.WRONG)))
+    compared = list(reading(observed, true, allowed))
     worst = max((c.worst for c in compared), default=0.0)
     if worst <= 1:
         vacuous = any(c.vacuous for c in compared)
         return Finding(Verdict.INCONCLUSIVE if vacuous else Verdict.PASS, worst, received)
     elements = sorted((e for c in compared for e in c.elements()), key=lambda e: -e.ratio)[:5]
     verdict, message = _failure(subject, received, observed, true, reading, wrong, compared)
-    stage = first_wrong_stage(observed, true, subject.allowances(received)) if wrong is Verdict.WRONG else "gradient"
-    return Finding(verdict, worst, received, tuple(elements), stage, message)
+    stage = first_wrong_stage(observed, true, allowed) if wrong is Verdict.WRONG else "gradient"
+    return Finding(verdict, worst, received, tuple(elements), stage, message, _off(compared))
+
+
+def _off(compared: Sequence[Comparison]) -> frozenset[tuple[str, str]]:
+    return frozenset((c.quantity, c.argument) for c in compared if c.worst > 1)
 
 
 def _failure(
@@ -154,10 +172,12 @@ def _failure(
     expanded = reading(observed, true, subject.allowances(received, expanded=True))
     if all(c.worst <= 1 for c in expanded):
         return Verdict.UNSTABLE, "within what an expanded square, z^2 - 2 z mu + mu^2, loses to cancellation"
-    off = {(c.quantity, c.argument) for c in compared if c.worst > 1}
-    detached = sorted({a for quantity, a in off if a in observed.detached.get(quantity, ())})
+    detached = sorted({a for quantity, a in _off(compared) if a in observed.detached.get(quantity, ())})
     if detached:
         return wrong, f"the gradient in {', '.join(detached)} is zero or missing: detached from the result"
+    single = replace(subject, dtype="float32").allowances(received)
+    if subject.dtype == "float64" and all(c.worst <= 1 for c in reading(observed, true, single)):
+        return wrong, "no more than float32 would lose: is part of it, a constant perhaps, computed in float32?"
     return wrong, ""
 
 

@@ -211,7 +211,19 @@ def _others(report: Report, worst: int) -> list[str]:
     lines += [f"  {line}" for line in table([_failing_row(r) for r in failing])] if failing else []
     counts = {v: sum(r.verdict is v for r in others) for v in Verdict if v not in FAILURES}
     rest = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    lines += _gradients_alone(report)
     return [*lines, "", f"Other checks: {rest}"] if rest else lines
+
+
+def _gradients_alone(report: Report) -> list[str]:
+    """Where only values are wrong, that training is not affected."""
+    gradients = [r for r in report.results if r.check == "gradients"]
+    right = [r.dtype for r in gradients if r.verdict in (Verdict.PASS, Verdict.WARN)]
+    values_are_wrong = any(r.check == "values" and r.verdict is Verdict.WRONG for r in report.results)
+    if not values_are_wrong or not right or len(right) < len(gradients):
+        return []
+    said = f"The gradients are right ({', '.join(right)}): training is not affected, only the values that are reported."
+    return ["", said]
 
 
 def _failing_row(result: CheckResult) -> list[str]:

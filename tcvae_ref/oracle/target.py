@@ -70,9 +70,11 @@ class Target:
     def mapping_to(self, quantities: Sequence[str]) -> str:
         """The signature as it was understood, with the quantities that a call returned."""
         text = f"{self.name.rpartition(':')[2]}({self.arguments}) -> {', '.join(quantities)}"
-        if self.fixed_weights and set(PENALTIES) & set(quantities):
-            weights = ", ".join(f"{name}={value:g}" for name, value in self.fixed_weights.items())
-            text += f" with {weights} inside"
+        enter = {"penalty": tuple(self.fixed_weights or ()), "kl_penalty": ("beta",)}
+        named = [name for quantity in quantities for name in enter.get(quantity, ())]
+        inside = {name: value for name, value in (self.fixed_weights or {}).items() if name in named}
+        if inside:
+            text += f" with {', '.join(f'{name}={value:g}' for name, value in inside.items())} inside"
         return f"{text} ({self.arguments.note})" if self.arguments.note else text
 
 
