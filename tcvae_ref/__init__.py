@@ -1,8 +1,8 @@
 """beta-TCVAE (Chen, Li, Grosse, Duvenaud 2018, arXiv:1802.04942), written to be read and to be trusted.
 
 The reference: `gaussian`, `likelihood`, `estimators`, `decomposition`, `objectives`, `networks`. Round it:
-`data`, `training`, `metrics`, `figures`, and the command line `tcvae-ref`. `README.md` in this folder leads from the
-paper's equations to the functions.
+`data`, `training`, `metrics`, `figures`, the `oracle` that judges other implementations, and the command line
+`tcvae-ref`. `README.md` in this folder leads from the paper's equations to the functions.
 """
 
 from tcvae_ref.checks import InputError
@@ -33,7 +33,7 @@ from tcvae_ref.likelihood import bernoulli_log_likelihood, gaussian_log_likeliho
 from tcvae_ref.objectives import ElboTerms, beta_tcvae, beta_vae, elbo_terms, vae
 from tcvae_ref.types import ExpectedLogQz, LogQz
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "ElboTerms",

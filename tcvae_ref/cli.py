@@ -88,7 +88,7 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tcvae-ref",
-        description="Train a beta-TCVAE on a CPU, decompose its ELBO exactly, score its latents.",
+        description="Judge a beta-TCVAE loss; train one on a CPU, decompose its ELBO exactly, score its latents.",
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"tcvae-ref {__version__}")

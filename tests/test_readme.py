@@ -18,6 +18,8 @@ GUIDES = [
     ROOT / "tcvae_ref" / "README.md",
     ROOT / "tests" / "README.md",
     ROOT / "kernels" / "README.md",
+    ROOT / "tcvae_ref" / "oracle" / "README.md",
+    ROOT / "tcvae_ref" / "oracle" / "test_vectors" / "README.md",
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
