@@ -109,6 +109,21 @@ def test_precision_grows_where_posteriors_are_far_apart(scale):
     assert values["log_qz"].middle == pytest.approx(np.logaddexp.reduce(S - np.log(3 * 50), axis=1), rel=1e-12)
 
 
+def test_the_penalty_is_enclosed_whatever_its_weights():
+    """beta - alpha is no float here, and must not be rounded to one."""
+    one = case(np.random.default_rng(8), M=3, D=2)._replace(alpha=0.7, beta=0.1, gamma=0.3)
+    with balls.arithmetic(300) as exact:
+        terms = [Fraction(0)] * 3
+        for k, name in enumerate(("mi", "tc", "dwkl")):
+            enclosure = truth(one, "mss").values[name]
+            terms[k] = Fraction(float(enclosure.middle)) + Fraction(float(enclosure.rest))
+        weights = [Fraction(one.alpha), Fraction(one.beta), Fraction(one.gamma)]
+        expected = balls.rational(exact, sum(w * t for w, t in zip(weights, terms, strict=True)))
+        middle, rest, _ = exact.split(expected)
+    penalty = truth(one, "mss").values["penalty"]
+    assert abs((penalty.middle - middle) + (penalty.rest - rest)) <= penalty.radius + 1e-30
+
+
 def test_intervals_of_mpmath_say_the_same(monkeypatch):
     one = case(np.random.default_rng(4), M=3, D=2)
     by_arb = truth(one, "mss")

@@ -55,8 +55,9 @@ class Comparison(NamedTuple):
 
     @property
     def vacuous(self) -> bool:
-        """Whether the allowance says little or nothing: larger than a quarter of what was added up."""
-        return not np.max(self.allowed) <= VACUOUS * np.max(self.scale) + _TINY
+        """Whether the allowance says little or nothing: larger than a quarter of what was added up, if anything was."""
+        most, size = np.max(self.allowed), np.max(self.scale)
+        return not (np.isfinite(most) if size == 0 else most <= VACUOUS * size + _TINY)
 
     def elements(self) -> Iterator[Element]:
         """The numbers that are off."""

@@ -155,6 +155,13 @@ def _chain_rule(case: Case) -> Array:
     return slope if slope.any() else (2 if case.parameterisation == "std" else 1) / case.spread
 
 
+def _near_top(terms: Array, error: Array) -> Array:
+    """Which terms may be taken for the largest of their row."""
+    top = np.argmax(terms, axis=1, keepdims=True)
+    reach = error + np.take_along_axis(error, top, axis=1)
+    return np.asarray(np.take_along_axis(terms, top, axis=1) - reach <= terms)
+
+
 class _Derivation:
     """The derivation for one case, step by step. Axes [i, j, d] throughout."""
 
@@ -218,6 +225,13 @@ class _Derivation:
         error = error + shift_error + u * (error + np.take_along_axis(error, top, axis=1))
         return error + r.of("log_sum_exp", np.full_like(S, r.gamma(r.exp)))
 
+    def shift_holds(self, term_error: Array) -> bool:
+        """Whether the largest term, computed a second time in another precision, still lies near its first value.
+
+        A compiler that fuses may round a term for the maximum and not for the difference from it.
+        """
+        return bool(np.max(term_error) <= 0.5 * np.log(self.r.format.largest))
+
     def log_sum_exp_error(self, term_error: Array, y: Array, T: Array) -> Array:
         """Error of y_i = log sum_j exp(T_ij), for any tree of additions or of log-add-exps."""
         r, u = self.r, self.r.format.roundoff
@@ -229,49 +243,61 @@ class _Derivation:
     # --- everything ------------------------------------------------------------------------------------------
 
     def allowances(self, *, gradients: bool) -> Allowances:
-        M, D, r = self.M, self.D, self.r
-        per_dimension = self.density_error(D)
-        joint_density = per_dimension.sum(axis=2)
-        term = self.term_error(joint_density, self.S, self.T)
+        density = self.density_error(self.D).sum(axis=2)
         L = self.T_d - self.log_w[..., None]
-        log_w_column = self.term_error(self.density_error(1), L, self.T_d)
+        term, term_d = self.term_error(density, self.S, self.T), self.term_error(self.density_error(1), L, self.T_d)
+        self.is_inside = self.is_inside and self.shift_holds(term) and self.shift_holds(term_d)
         error = self.log_sum_exp_error(term, self.y, self.T)
-        error_d = self.log_sum_exp_error(log_w_column, self.y_d, self.T_d)
+        error_d = self.log_sum_exp_error(term_d, self.y_d, self.T_d)
 
-        size = 0.5 * (self.q + np.abs(self.log_var) + LOG_2PI)  # of one pairwise log-density, without cancellation
-        reach = np.abs(self.y) + self.log_w_terms + np.sum(self.P * size.sum(axis=2), axis=1)
-        reach_d = np.abs(self.y_d) + self.log_w_terms + np.sum(self.Q * size, axis=1)
-        own = np.arange(M)
-        prior_size = 0.5 * np.sum(self.case.z**2 + LOG_2PI, axis=1)
-        prior_error = r.of("constant", r.gamma(3 * D + 5) * prior_size + D * r.format.smallest)
-        errors = np.array(
-            [joint_density[own, own].mean(), error.mean(), error_d.sum(axis=1).mean(), prior_error.mean()]
-        )
-        extents = np.array(
-            [
-                size[own, own].sum(axis=1).mean(),
-                (np.abs(self.y) + self.log_w_terms).mean(),
-                (np.abs(self.y_d) + self.log_w_terms).sum(axis=1).mean(),
-                prior_size.mean(),
-            ]
-        )
-        means = errors + r.of("sums", self.summing() * (extents + errors))
-        reaches = np.array([extents[0], reach.mean(), reach_d.sum(axis=1).mean(), extents[3]])
-
-        slopes, slope_scales = self.gradients(term, log_w_column, error, error_d) if gradients else ({}, {})
+        reach, reach_d = self.reaches()
+        means, mean_reaches = self.batch_means(density, error, error_d, reach, reach_d)
         values = {"log_qz": error, "log_qz_marginals": error_d}
         scales = {"log_qz": reach, "log_qz_marginals": reach_d}
         for name, parts in combinations(self.case).items():
             if name not in values:
                 c = self.magnitudes(name, parts)
-                values[name], scales[name] = c @ means, c @ reaches
-        values["kl_penalty"], scales["kl_penalty"] = self.kl_penalty(means, reaches)
+                values[name], scales[name] = c @ means, c @ mean_reaches
+        values["kl_penalty"], scales["kl_penalty"] = self.kl_penalty(means, mean_reaches)
+        slopes, slope_scales = self.gradients(term, term_d, error, error_d) if gradients else ({}, {})
         return Allowances(
-            {name: self.within_range(x) for name, x in values.items()},
-            {name: {a: self.within_range(x) for a, x in one.items()} for name, one in slopes.items()},
+            {name: self.within_range(x, scales[name]) for name, x in values.items()},
+            {
+                name: {a: self.within_range(x, slope_scales[name][a]) for a, x in one.items()}
+                for name, one in slopes.items()
+            },
             scales,
             slope_scales,
         )
+
+    def density_size(self) -> Array:
+        """One pairwise log-density with its terms added up without cancellation: (M, M, D)."""
+        return 0.5 * (self.q + np.abs(self.log_var) + LOG_2PI)
+
+    def reaches(self) -> tuple[Array, Array]:
+        """Sizes of log q(z_i) and log q(z_id), without cancellation."""
+        size = self.density_size()
+        reach = np.abs(self.y) + self.log_w_terms + np.sum(self.P * size.sum(axis=2), axis=1)
+        return reach, np.abs(self.y_d) + self.log_w_terms + np.sum(self.Q * size, axis=1)
+
+    def batch_means(
+        self, density: Array, error: Array, error_d: Array, reach: Array, reach_d: Array
+    ) -> tuple[Array, Array]:
+        """Errors of E1 .. E4, and their sizes without cancellation.
+
+        Adding up E2 has M summands, the others M D where samples and dimensions are summed at once, in any order.
+        """
+        r, M, D, own = self.r, self.M, self.D, np.arange(self.M)
+        prior = 0.5 * np.sum(self.case.z**2 + LOG_2PI, axis=1)
+        prior_error = r.of("constant", r.gamma(3 * D + 5) * prior + D * r.format.smallest)
+        errors = np.array([density[own, own].mean(), error.mean(), error_d.sum(axis=1).mean(), prior_error.mean()])
+        given_x = self.density_size()[own, own].sum(axis=1).mean()
+        joint = (np.abs(self.y) + self.log_w_terms).mean()
+        marginals = (np.abs(self.y_d) + self.log_w_terms).sum(axis=1).mean()
+        extents = np.array([given_x, joint, marginals, prior.mean()])
+        rounding = np.array([r.gamma(n + 6) for n in (M * D, M, M * D, M * D)])
+        reaches = np.array([given_x, reach.mean(), reach_d.sum(axis=1).mean(), prior.mean()])
+        return errors + r.of("sums", rounding * (extents + errors)), reaches
 
     def magnitudes(self, name: str, parts: tuple[float, ...]) -> Array:
         """Weights of E1 .. E4 in a scalar, none cancelled: alpha MI + beta TC uses E2 twice."""
@@ -280,20 +306,18 @@ class _Derivation:
         a, b, c = abs(self.case.alpha), abs(self.case.beta), abs(self.case.gamma)
         return np.array([a, a + b, b + c, c])
 
-    def summing(self) -> Array:
-        """Relative error of adding up the batch means E1 .. E4, whatever the order, and of combining them.
-
-        E2 has M summands, the others M D where samples and dimensions are summed at once.
-        """
-        return np.array([self.r.gamma(n + 6) for n in (self.M * self.D, self.M, self.M * self.D, self.M * self.D)])
-
     def kl_penalty(self, means: Array, reaches: Array) -> tuple[Array, Array]:
         """Allowance and scale of KL + (beta - 1) TC; the KL adds up mu^2, sigma^2, log sigma^2 and 1."""
         r, weight = self.r, abs(self.case.beta - 1)
         size = np.sum(self.case.mu**2 + np.exp(self.log_var) + np.abs(self.log_var) + 1) / (2 * self.M)
         k = 4 * self.M * self.D + 10 + 2 * r.exp + r.log
         error = r.of("sums", r.gamma(k) * size + self.D * (r.exp + 1) * r.format.roundoff)
+        error = error + r.of("sums", self.weight_error() * (reaches[1] + reaches[2]))
         return error + weight * (means[1] + means[2]), size + weight * (reaches[1] + reaches[2])
+
+    def weight_error(self) -> float:
+        """Error of beta - 1, where beta is in the dtype too."""
+        return 2 * self.r.format.roundoff * (1 + abs(self.case.beta))
 
     def inside(self) -> bool:
         """Whether no intermediate result of a usual form overflows or underflows."""
@@ -301,26 +325,27 @@ class _Derivation:
         return bool(
             np.abs(self.log_var).max() <= 0.5 * np.log(largest)
             and 4 * max(np.abs(z).max(), np.abs(mu).max()) ** 2 <= largest
-            and 4 * self.D * (self.q.max() + 1) <= largest
+            and 4 * self.M * self.D * (self.q.max() + 1) <= largest
+            and 4 * self.M * np.max(self.q * self.precision) <= largest
             and self.case.dataset_size * self.M <= min(largest, 1 / self.r.format.smallest)
         )
 
-    def within_range(self, bound: Array) -> Array:
-        """The bound, infinite where it cannot be had."""
+    def within_range(self, bound: Array, scale: Array) -> Array:
+        """The bound, infinite where it cannot be had, or where adding up may leave the range."""
         bound = np.asarray(bound) * _OWN_ROUNDING
-        return np.where(np.isfinite(bound), bound, np.inf) if self.is_inside else np.full_like(bound, np.inf)
+        fits = self.is_inside and 2 * self.M * np.max(scale) <= self.r.format.largest
+        return np.where(np.isfinite(bound), bound, np.inf) if fits else np.full_like(bound, np.inf)
 
     # --- gradients -------------------------------------------------------------------------------------------
 
-    def share_error(self, term_error: Array, error: Array, y: Array, T: Array) -> Array:
+    def share_error(self, term_error: Array, error: Array, y: Array, S: Array, T: Array) -> Array:
         """Absolute error of a softmax weight, the shift's own derivative and underflow included."""
         r, u = self.r, self.r.format.roundoff
         y, error = np.expand_dims(y, 1), np.expand_dims(error, 1)
         share = np.exp(T - y)
-        relative = np.expm1(term_error + error + 2 * u * np.abs(T - y)) + r.gamma(self.M * (r.exp + 3) + 8)
-        top = np.max(T, axis=1, keepdims=True)
-        near_top = top - 2 * term_error <= T
-        shift = np.where(near_top, r.gamma(2 * self.M + 8 + r.exp), 0.0)
+        relative = np.expm1(term_error + 2 * error + self.M * u * np.abs(T - y)) + r.gamma(self.M * (r.exp + 3) + 8)
+        shifted = _near_top(T, term_error) | _near_top(S, term_error)  # the weight in the exponent, or outside
+        shift = np.where(shifted, r.gamma(2 * self.M + 8 + r.exp), 0.0)
         return share * relative + r.of("log_sum_exp", shift) + 4 * r.format.smallest
 
     def gradients(
@@ -334,10 +359,10 @@ class _Derivation:
         ]
         share_errors = [
             np.zeros((M, M, D)),
-            np.broadcast_to(self.share_error(term, error, self.y, self.T)[..., None], (M, M, D)),
-            self.share_error(term_d, error_d, self.y_d, self.T_d),
+            np.broadcast_to(self.share_error(term, error, self.y, self.S, self.T)[..., None], (M, M, D)),
+            self.share_error(term_d, error_d, self.y_d, self.T_d - self.log_w[..., None], self.T_d),
         ]
-        k = r.gamma(2 * M + 24 + 6 * r.exp)
+        k = r.gamma(4 * M + 24 + 6 * r.exp)
         relative = k + self.from_width
         slope = self.distance * self.precision
         slope_error = relative * slope + eta * (1 + self.distance + np.sqrt(self.precision) + 4 * self.precision)
@@ -361,11 +386,16 @@ class _Derivation:
                 bounds[argument][n] = weight * bound.sum(axis=axis) / M
                 sizes[argument][n] = weight * (share * pairs).sum(axis=axis) / M
         bounds["z"][3], sizes["z"][3] = k * np.abs(self.case.z) / M, np.abs(self.case.z) / M
-        return self._flushed(self._scalars(bounds, k)), self._scalars(sizes, 1.0)
+        scales = self._scalars(sizes, 1.0)
+        slopes = self._flushed(self._scalars(bounds, k))
+        for argument, p in sizes.items():
+            slopes["kl_penalty"][argument] = slopes["kl_penalty"][argument] + self.weight_error() * (p[1] + p[2])
+        return slopes, scales
 
     def _flushed(self, slopes: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
         """Add what is lost where the partial sums of a derivative, small as they may be, are flushed to zero."""
-        lost = (8 * self.M + 32) * self.r.format.smallest * (1 + np.max(_chain_rule(self.case)))
+        weights = 1 + abs(self.case.alpha) + abs(self.case.beta) + abs(self.case.gamma)
+        lost = (8 * self.M + 32) * self.r.format.smallest * weights * (1 + np.max(_chain_rule(self.case)))
         return {name: {a: bound + lost for a, bound in one.items()} for name, one in slopes.items()}
 
     def _empty(self) -> dict[str, Array]:

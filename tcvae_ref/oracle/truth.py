@@ -119,7 +119,7 @@ class _Means(NamedTuple):
 
 
 def combinations(case: Case) -> dict[str, tuple[float, float, float, float]]:
-    """The scalars as combinations of E1 .. E4."""
+    """The scalars as combinations of E1 .. E4; the differences of weights are rounded."""
     a, b, c = case.alpha, case.beta, case.gamma
     return {
         "log_qz": (0.0, 1.0, 0.0, 0.0),
@@ -226,7 +226,7 @@ class _Computation:
         }
         slopes: dict[str, dict[str, Enclosure]] = {}
         for name, coefficients in combinations(self.case).items():
-            exact = [self.b.number(c) for c in coefficients]
+            exact = self._exactly(name, coefficients)
             if name not in values:
                 total = sum((c * x for c, x in zip(exact, means, strict=True)), self.zero)
                 values[name] = self._enclose(total, float(np.abs(coefficients) @ extents))
@@ -239,6 +239,13 @@ class _Computation:
             }
         values["kl_penalty"], slopes["kl_penalty"] = self._kl_penalty(means, gradients, sizes)
         return Truth(values, slopes) if self.narrow else None
+
+    def _exactly(self, name: str, coefficients: tuple[float, ...]) -> list[Any]:
+        """The coefficients of `combinations` as balls, differences of the weights taken here."""
+        if name != "penalty":
+            return [self.b.number(c) for c in coefficients]
+        a, b, c = (self.b.number(x) for x in (self.case.alpha, self.case.beta, self.case.gamma))
+        return [a, b - a, c - b, -c]
 
     def _kl_penalty(self, means: Any, gradients: Any, sizes: Any) -> tuple[Enclosure, dict[str, Enclosure]]:
         """KL(q(z|n) || p(z)) + (beta - 1) TC, the KL in closed form, and its gradients."""

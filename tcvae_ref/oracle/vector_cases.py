@@ -20,7 +20,7 @@ PURPOSES = (
     "samples ten sigma out",
     "variances under any epsilon",
     "numbers near the smallest",
-    "a large batch",
+    "17 samples",
     "64 dimensions, 10 sigma out",
 )
 """Those of `cases.purpose_built` that are taken, all but the last cut to two dimensions: files are small."""

@@ -53,12 +53,14 @@ class AutogradAdapter(NumpyAdapter):
         tensors = {name: self.tensor(array, dtype) for name, array in arrays.items()}
         if not gradients:
             outputs = common.call(self, lambda: function(tensors, constants))
+            common.unchanged(self, arrays, tensors)
             return common.observed(self, arrays, outputs, {}, ())
         with trace_stack.new_trace() as trace:
             # All arguments hang on one root, a dictionary: `backward_pass` returns the gradient of one root only.
             root = new_box(tensors, trace, VJPNode.new_root())
             boxes = {name: root[name] for name in tensors}
             outputs = common.call(self, lambda: function(boxes, constants))
+            common.unchanged(self, arrays, tensors)
         found = {}
         for quantity in gradients:
             box: Any = outputs.get(quantity)

@@ -149,6 +149,19 @@ def call(reader: Reader, function: Callable[[], Any]) -> dict[str, Any]:
     return checked(reader, attempt("the target", function))
 
 
+def unchanged(reader: Reader, arrays: Mapping[str, Array], tensors: Mapping[str, Any]) -> None:
+    """Require that a target has left its arguments as they were.
+
+    Raises
+    ------
+    TargetFault
+        It wrote to one of them.
+    """
+    for name, array in arrays.items():
+        if not np.array_equal(reader.array(tensors[name]), array, equal_nan=True):
+            raise TargetFault(f"the target writes to its argument {name}; work on a copy, such as {name} + 0")
+
+
 def cotangent(quantity: str, rows: int) -> float:
     """What each entry of an output weighs in the scalar that is differentiated: batch means for arrays."""
     return 1.0 / rows if quantity in ARRAYS else 1.0

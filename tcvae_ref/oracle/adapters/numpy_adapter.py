@@ -71,6 +71,7 @@ class NumpyAdapter:
             )
         tensors = {name: self.tensor(array, dtype) for name, array in arrays.items()}
         outputs = common.call(self, lambda: function(tensors, constants))
+        common.unchanged(self, arrays, tensors)
         return common.observed(self, arrays, outputs, {}, ())
 
     def elementwise(self, name: str, array: Array, dtype: str) -> Array:

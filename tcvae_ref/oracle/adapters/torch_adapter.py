@@ -95,6 +95,7 @@ class TorchAdapter:
             run = _closed(function, constants)
             with _torch().enable_grad():
                 outputs = common.call(self, lambda: run(tensors))
+                common.unchanged(self, arrays, tensors)
                 found = self._gradients(outputs, tensors, gradients, rows)
         else:
             with _quiet_compilation(), _torch().enable_grad():
