@@ -24,7 +24,7 @@ ALONE = {
     "evaluation": {*REFERENCE, "data", "metrics"},
     "figures": {*REFERENCE, "data", "metrics", "files"},
 }
-EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest"}
+EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest", "matplotlib"}
 """What single modules of the oracle use; frameworks are imported by their names, by the adapters."""
 
 HEAVY = ("numba", "torch", "jax", "matplotlib", "hypothesis", "flint", "tcvae_kernels", "rich", "sklearn", "PIL")

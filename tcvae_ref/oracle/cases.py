@@ -40,7 +40,19 @@ KINDS = {
 
 _SMALL = 2.0**-40
 
-_WEIGHTS = ((1.0, 6.0, 1.0), (1.0, 2.0, 1.0), (0.5, 4.0, 2.0), (2.0, 0.25, 0.75), (0.0, 10.0, 1.0))
+Weights = tuple[float, float, float]
+
+WEIGHTS: tuple[Weights, ...] = (
+    (1.0, 6.0, 1.0),
+    (0.5, 4.0, 2.0),
+    (2.0, 0.25, 0.75),
+    (1.0, 2.0, 1.0),
+    (0.0, 10.0, 1.0),
+    (1.0, 0.0, 1.0),
+    (1.0, 4.0, 0.0),
+    (-1.0, 3.0, -2.0),
+)
+"""alpha, beta and gamma of the cases: unequal, zero and negative ones among them."""
 _SIZES = {"float64": 1_000_000, "float32": 1_000_000, "bfloat16": 256, "float16": 2_000}
 
 
@@ -55,6 +67,7 @@ def cases(
     estimator: str = "mws",
     dtype: str = "float64",
     shapes: Sequence[tuple[int, int, int]] | None = None,
+    weights: Sequence[Weights] = WEIGHTS,
 ) -> Case:
     """Cases for one estimator.
 
@@ -65,7 +78,9 @@ def cases(
     dtype : str
         What they will be rounded to: ranges are narrowed to what the format carries.
     shapes : sequence of (M, D, N), optional
-        Draw from these alone, and take fixed alpha, beta and gamma: for functions that compile for each shape.
+        Draw from these alone: for functions that compile for each shape.
+    weights : sequence of (alpha, beta, gamma)
+        To draw from.
 
     Returns
     -------
@@ -77,10 +92,8 @@ def cases(
     if shapes is None:
         M, D = draw(st.integers(least_batch(estimator), 12)), draw(st.integers(1, 6))
         N = M if estimator == "exact" else draw(st.integers(M + 1, _SIZES[dtype]))
-        weights = draw(st.sampled_from(_WEIGHTS))
     else:
         M, D, N = draw(st.sampled_from(list(shapes)))
-        weights = _WEIGHTS[0]
     kind = KINDS[draw(st.sampled_from(["moderate", "moderate", "close", "close", *KINDS]))]
     limit = 0.4 * np.log(FORMATS[dtype].largest)
     low, high = np.clip(kind.log_var, -limit, limit)
@@ -94,7 +107,7 @@ def cases(
     elif relation == "identical":
         mu[:], log_var[:] = mu[0], log_var[0]
     z = eps if relation == "z elsewhere" else mu + np.exp(0.5 * log_var) * eps
-    return Case(z, mu, log_var, N, *weights)
+    return Case(z, mu, log_var, N, *draw(st.sampled_from(list(weights))))
 
 
 def _matrix(M: int, D: int, low: float, high: float) -> st.SearchStrategy[Array]:
@@ -123,13 +136,15 @@ def purpose_built(estimator: str, dtype: str, shapes: Sequence[tuple[int, int, i
         "variances under any epsilon": batch(M, 3, 0.5, (max(-18.0, -limit), max(-15.0, 0.2 - limit))),
         "samples ten sigma out": _at_sigmas(batch(M, 2), 10.0),
         "a negative estimate of TC": _crossed(batch(M, 2)),
-        "64 dimensions": batch(6, 64),
+        "67 dimensions": batch(6, 67),
         "64 dimensions, 10 sigma out": _at_sigmas(batch(4, 64), 10.0),
         "one dimension": batch(M, 1),
         "two samples": batch(2, 3),
         "identical posteriors": _identical(batch(M, 3)),
         "far-apart posteriors": batch(M, 3, 50.0, (-2.0, 0.0)),
-        "a large batch": batch(40, 3),
+        "17 samples": batch(17, 2),
+        "41 samples": batch(41, 3),
+        "the whole data set in one batch": batch(M, 2)._replace(dataset_size=M),
         "numbers near the smallest": _scaled(batch(M, 3), 4 * FORMATS[dtype].smallest),
         "log density beyond +-50": batch(3, 4, 0.1, (-limit, -limit + 1.0)) if dtype == "float64" else batch(3, 4),
     }

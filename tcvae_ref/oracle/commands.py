@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_folder, check_writable, write_json
 from tcvae_ref.oracle import records
+from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights
 from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
 from tcvae_ref.progress import Progress
@@ -45,6 +47,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     listing = commands.add_parser("list-checks", help="what `check` checks", epilog=EPILOG)
     listing.set_defaults(run=_list_checks)
     add_vectors(commands.add_parser("vectors", help="certified test vectors for any language"))
+    add_explain(commands.add_parser("explain", help="what a mistake is, does, and its fix", epilog=EXPLAIN_EPILOG))
+    weights = commands.add_parser("weights", help="the weights in a loss of yours, as a matrix", epilog=WEIGHTS_EPILOG)
+    add_weights(weights, _add_target, _target_options)
 
 
 def _path(text: str) -> Path:
@@ -209,6 +214,8 @@ def _check(arguments: argparse.Namespace) -> int:
     _require("check", "hypothesis", "flint")
     from tcvae_ref.oracle import report
 
+    # hypothesis keeps notes between runs; a tool leaves none where it happens to be called
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "tcvae-ref-hypothesis"))
     options = _check_options(arguments)
     _check_places(arguments)
     with Progress("checking") as progress:

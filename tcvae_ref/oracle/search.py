@@ -30,6 +30,8 @@ class Tally:
     """The certified cases with the largest error over allowance."""
     warning: Finding | None = None
     """The first that is right and worth a warning."""
+    unfit: str = ""
+    """Why the last inconclusive case was so, if it says."""
     case: Case | None = None
     failure: Finding | None = None
     """The smallest counterexample, with its case."""
@@ -44,6 +46,7 @@ class Tally:
             self.warning = self.warning or finding
         if finding.verdict is Verdict.INCONCLUSIVE:
             self.inconclusive += 1
+            self.unfit = finding.message
         else:
             self.certified += 1
             self.worst = max(self.worst, finding.worst)
@@ -135,6 +138,16 @@ def _finding(tally: Tally) -> Finding:
     return tally.failure
 
 
+def _alike(one: Finding, other: Finding) -> bool:
+    """Whether two failures are the same mistake, as far as can be seen: the same number is off, the same is raised."""
+    if one.verdict is not other.verdict:
+        return False
+    if not other.elements:
+        return one.message.partition(":")[0] == other.message.partition(":")[0]
+    first = other.elements[0]
+    return (first.quantity, first.argument) in {(e.quantity, e.argument) for e in one.elements}
+
+
 def shrunk(
     case: Case, finding: Finding, judge: Judge, estimator: str, heartbeat: Heartbeat, seconds: float
 ) -> tuple[Case, Finding]:
@@ -151,7 +164,7 @@ def shrunk(
                 break
             result = judge(candidate)
             heartbeat()
-            if result.verdict is finding.verdict:
+            if _alike(result, finding):
                 case, finding, progress = candidate, result, True
                 break
     return case, finding
