@@ -11,7 +11,7 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, cases, judging, primitives
+from tcvae_ref.oracle import adapters, cases, diagnosis, judging, primitives
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.judging import Finding, Subject, judge_gradients, judge_values
 from tcvae_ref.oracle.properties import PROPERTIES
@@ -27,6 +27,7 @@ from tcvae_ref.oracle.types import (
     CheckProgress,
     CheckResult,
     Counterexample,
+    Diagnosis,
     Primitives,
     Report,
     TargetFault,
@@ -67,6 +68,7 @@ def check(
     factory: str | Callable[[], Any] | None = None,
     gradients: bool = True,
     allow_unstable: bool = False,
+    diagnose: bool = True,
     progress: CheckProgress | None = None,
 ) -> Report:
     """Judge a beta-TCVAE implementation: its values and gradients against proven numbers, and its properties.
@@ -95,6 +97,8 @@ def check(
         False for a function that is not meant to be differentiated.
     allow_unstable : bool
         Report what is only unstable as a warning.
+    diagnose : bool
+        Name the mistake where values or gradients fail: `diagnosis.diagnose`, some seconds at most.
     progress : function, optional
         Called as progress(done, total, what) after each case.
 
@@ -139,25 +143,30 @@ class _Plan:
     checks: tuple[str, ...]
     gradients: bool
     allow_unstable: bool
+    diagnose: bool
 
 
 def _plan(options: Mapping[str, Any]) -> _Plan:
     where = "check"
     checks.option(where, "estimator", options["estimator"], ("auto", *ESTIMATORS))
-    names = tuple(options.get("checks") or CHECKS)
+    names = tuple(dict.fromkeys(options.get("checks") or CHECKS))
     for name in names:
         checks.option(where, "checks", name, CHECKS)
     for dtype in options.get("dtypes") or ():
         checks.option(where, "dtype", dtype, DTYPES)
+    for name in ("dtypes", "variants", "checks"):
+        if name in options and not options[name]:
+            raise InputError(f"{where}: {name} is empty; name some, or leave it out for the default")
     return _Plan(
         options["estimator"],
-        tuple(options["dtypes"]) if options.get("dtypes") else None,
-        tuple(options["variants"]) if options.get("variants") else None,
+        tuple(dict.fromkeys(options["dtypes"])) if options.get("dtypes") else None,
+        tuple(dict.fromkeys(options["variants"])) if options.get("variants") else None,
         checks.whole_number(where, "max_examples", options["max_examples"], 1, 1_000_000),
         checks.whole_number(where, "seed", options["seed"], 0),
         names,
         bool(options["gradients"]),
         bool(options["allow_unstable"]),
+        bool(options["diagnose"]),
     )
 
 
@@ -228,7 +237,7 @@ class _Run:
         self._heartbeat()
         try:
             quantities = self._quantities(subject)
-            subject, quantities = self._detect(subject, quantities)
+            subject, quantities = self._detect(self._most_precise(subject), quantities)
         except TargetFault as fault:
             self.results.append(self._fault(subject, fault))
             return self._report(subject, ())
@@ -238,7 +247,28 @@ class _Run:
         self.total = self.done + sum(examples for *_, examples in jobs)
         for name, one, examples in jobs:
             self.results.append(self._judged(name, one, quantities, examples))
-        return self._report(subject, quantities)
+        return self._report(subject, quantities, self._diagnosis(subject, quantities))
+
+    def _diagnosis(self, subject: Subject, quantities: tuple[str, ...]) -> tuple[Diagnosis, ...]:
+        """The name of what is wrong with values or gradients; notes go with the others."""
+        judged = [r for r in self.results if r.check in ("primitives", "values", "gradients")]
+        guessed = self.plan.estimator == "auto"  # perhaps wrongly: then what is raised may be no fault of the target
+        failing = FAILURES if guessed else FAILURES - {Verdict.ERROR}
+        if not self.plan.diagnose or not any(r.verdict in failing for r in judged):
+            return ()
+        self.what = "diagnosis"
+        self._heartbeat()
+        others = [name for name in _CANDIDATES if name != subject.estimator] if guessed else []
+        found = diagnosis.diagnose(subject, quantities, self.results, gradients=self.plan.gradients, others=others)
+        self.notes.extend(found.notes)
+        return found.diagnosis
+
+    def _most_precise(self, subject: Subject) -> Subject:
+        """In float64, where estimators differ most, if the framework computes in it."""
+        if "float64" not in self.adapter.dtypes or subject.dtype == "float64":
+            return subject
+        exp, log = (one.finite_error for one in self._probe("float64").values())
+        return replace(subject, dtype="float64", primitives=Primitives(exp, log))
 
     def _quantities(self, subject: Subject) -> tuple[str, ...]:
         """What the target returns, from a first call."""
@@ -263,15 +293,23 @@ class _Run:
             closed_form = replace(self.target, returns=("kl_penalty",))
             trials.append((replace(subject, function=closed_form.function), ("kl_penalty",)))
         named = [self.plan.estimator] if self.plan.estimator != "auto" else list(_CANDIDATES)
-        found: list[tuple[tuple[float, int], Subject, tuple[str, ...]]] = []
+        fitting: list[tuple[float, Subject, tuple[str, ...]]] = []
+        others: list[tuple[tuple[float, int], Subject, tuple[str, ...]]] = []
         for one, returned in trials:
             for name in named:
                 candidate = replace(one, estimator=name)
                 findings = [judge_values(candidate, case) for case in self._first_cases(candidate, 3)]
-                if not any(finding.verdict in FAILURES for finding in findings):
-                    return self._detected(candidate, returned, fits=True, tried=len(trials))
-                found.append((self._distance(candidate, returned, findings), candidate, returned))
-        _, nearest, returned = min(found, key=lambda item: item[0])
+                if any(finding.verdict in FAILURES for finding in findings):
+                    others.append((self._distance(candidate, returned, findings), candidate, returned))
+                else:
+                    fitting.append((max(finding.worst for finding in findings), candidate, returned))
+        if fitting:
+            _, best, returned = min(fitting, key=lambda item: item[0])
+            rivals = [one.estimator for _, one, _ in fitting if one.estimator != best.estimator]
+            if rivals:
+                self.notes.append(f"in {best.dtype} it cannot be told from {', '.join(rivals)}")
+            return self._detected(best, returned, fits=True, tried=len(trials))
+        _, nearest, returned = min(others, key=lambda item: item[0])
         return self._detected(nearest, returned, fits=False, tried=len(trials))
 
     def _distance(self, subject: Subject, quantities: tuple[str, ...], values: list[Finding]) -> tuple[float, int]:
@@ -346,7 +384,7 @@ class _Run:
         judge = self._judge(name, subject, quantities)
         built = cases.purpose_built(subject.estimator, subject.dtype, few) if name not in PROPERTIES else {}
         tally = search(
-            cases.cases(subject.estimator, subject.dtype, few),
+            cases.cases(subject.estimator, subject.dtype, few, self._weights(subject)),
             built.values(),
             judge,
             subject.estimator,
@@ -371,6 +409,12 @@ class _Run:
             None,
             seconds,
         )
+
+    def _weights(self, subject: Subject) -> Sequence[cases.Weights]:
+        """The alpha, beta and gamma of the cases; where each triple is compiled for, as few as show a mix-up."""
+        if subject.variant == self.adapter.variants[0]:
+            return cases.WEIGHTS
+        return cases.WEIGHTS[: 2 if self.target.takes_weights else 1]
 
     def _judge(self, name: str, subject: Subject, quantities: tuple[str, ...]) -> Callable[[Case], Finding]:
         if name == "values":
@@ -400,7 +444,8 @@ class _Run:
 
     def _passed(self, name: str, subject: Subject, quantities: tuple[str, ...], tally: Tally) -> tuple[Verdict, str]:
         if not tally.certified:
-            return Verdict.INCONCLUSIVE, f"the allowance says nothing in {subject.dtype} on any of these cases"
+            reason = f"the allowance says nothing in {subject.dtype} on any of these cases"
+            return Verdict.INCONCLUSIVE, tally.unfit or reason
         if tally.warning is not None:
             return Verdict.WARN, tally.warning.message
         if name not in ("values", "gradients") or subject.dtype not in ("float64", "float32"):
@@ -445,7 +490,7 @@ class _Run:
         self.done += 1
         self.progress(self.done, max(self.total, self.done), self.what)
 
-    def _report(self, subject: Subject, quantities: tuple[str, ...]) -> Report:
+    def _report(self, subject: Subject, quantities: tuple[str, ...], found: tuple[Diagnosis, ...] = ()) -> Report:
         return Report(
             self.target.name,
             self.adapter.name,
@@ -457,6 +502,7 @@ class _Run:
             _versions(self.adapter),
             self.plan.seed,
             dict(self.options),
+            found,
         )
 
 
@@ -524,4 +570,5 @@ _DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "gradients": True,
     "allow_unstable": False,
+    "diagnose": False,
 }
