@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tcvae_ref.oracle import snippet
+from tcvae_ref.oracle.catalogue import CATALOGUE
 from tcvae_ref.oracle.records import FOLDER
 from tcvae_ref.oracle.types import FAILURES, CheckResult, Element, Report, Verdict
 
@@ -189,8 +190,13 @@ def evidence(report: Report, index: int, saved: Mapping[int, str] | None = None,
 def _diagnosis(report: Report, result: CheckResult) -> Iterator[str]:
     """The name of the mistake and how it was found, or what the verdict means."""
     for found in report.diagnosis:
-        yield from _wrapped("  ", found.title)
+        yield from _wrapped("  ", f"{found.title} ({found.id})")
         yield from _wrapped("    ", found.evidence)
+        entry = CATALOGUE.get(found.id)
+        if entry is not None and found.id != "unknown":
+            yield from _wrapped("    wrong: ", entry.wrong)
+            yield from _wrapped("    right: ", entry.right)
+            yield f"    the fix: tcvae-ref explain {found.id}"
     if not report.diagnosis:
         yield from _wrapped("  ", MEANING[result.verdict])
 
