@@ -338,6 +338,13 @@ class Shifted(Unlisted):
         return mu + 0.1
 
 
+class Lost(Unlisted):
+    """MI that is always 0: no factor of the right one."""
+
+    def base(self, z, mu, log_var, dataset_size):
+        return {**super().base(z, mu, log_var, dataset_size), "mi": 0.0 * (z + mu + log_var).sum()}
+
+
 class ColumnsAndSoftplus(Softplus):
     """One listed mistake with one that is not."""
 

@@ -342,7 +342,7 @@ def ratios(sightings: Sequence[Sighting], needed: float) -> list[Reading]:
     first = next((s for s in sightings if (off[0], "") in s.off), sightings[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = float(first.observed.values[off[0]] / first.true.values[off[0]].middle)
-    if not np.isfinite(factor):
+    if not np.isfinite(factor) or abs(factor) < 1e-6:  # always 0: a result that is lost, not scaled
         return []
     literal = f"{factor:.12g} times too large" if abs(factor) != 1 else "of the other sign"
     for name, words, ratio in (*_RATIOS, ("constant-factor", literal, lambda s: factor)):
