@@ -85,8 +85,8 @@ def _digits(got: Array, model: Array, true: Array, scale: Array, allowed: Array 
         return 0.0
     if not finite.any():
         return MOST_DIGITS
-    error = float(np.max(np.abs(got - model)[finite]))
     with np.errstate(invalid="ignore"):
+        error = float(np.max(np.abs(got - model)[finite]))
         missed = float(np.max(np.nan_to_num(np.abs(got - true), nan=np.inf, posinf=np.inf)))
     if error > max(_EXPLAINED * missed, float(np.max(allowed))):
         return 0.0
