@@ -21,7 +21,7 @@ from tcvae_ref.oracle import Verdict, adapters, check, report
 from tcvae_ref.oracle.diagnosis import diagnose
 from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.machine_report import from_json, to_json
-from tcvae_ref.oracle.mistakes import library, steps
+from tcvae_ref.oracle.mistakes import listed, steps
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.target import load
@@ -412,11 +412,11 @@ def test_the_steps_without_a_mistake_are_the_reference(estimator, parameterisati
 
 
 def test_mistakes_that_change_the_same_step_do_not_go_together():
-    by_id = {mistake.id: mistake.steps for mistake in library.MISTAKES}
+    by_id = {mistake.id: mistake.steps for mistake in listed.MISTAKES}
     columns, size = by_id["mss-weights-in-columns"], by_id["wrong-dataset-size"]
-    assert library.together(columns, by_id["missing-constant"]) is None
-    both = library.together(columns, size)
-    assert library.changed(both) == {"log_weights", "size"}
+    assert listed.together(columns, by_id["missing-constant"]) is None
+    both = listed.together(columns, size)
+    assert listed.changed(both) == {"log_weights", "size"}
 
 
 # --- in a report -----------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def purpose_built(estimator: str, dtype: str, shapes: Sequence[tuple[int, int, i
         return Case(means + np.exp(0.5 * widths) * eps, means, widths, M if estimator == "exact" else N)
 
     limit = 0.4 * np.log(FORMATS[dtype].largest)
-    M = max(4, least_batch(estimator))
+    M = 4
     result = {
         "variances under any epsilon": batch(M, 3, 0.5, (max(-18.0, -limit), max(-15.0, 0.2 - limit))),
         "samples ten sigma out": _at_sigmas(batch(M, 2), 10.0),

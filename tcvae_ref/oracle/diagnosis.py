@@ -16,8 +16,8 @@ from scipy.optimize import brentq
 from tcvae_ref.oracle.cases import STRATIFIED, least_batch
 from tcvae_ref.oracle.catalogue import CATALOGUE
 from tcvae_ref.oracle.judging import Subject, first_wrong_stage
-from tcvae_ref.oracle.mistakes import alternatives, constants, library, signatures
-from tcvae_ref.oracle.mistakes.library import Mistake
+from tcvae_ref.oracle.mistakes import alternatives, constants, listed, signatures
+from tcvae_ref.oracle.mistakes.listed import Mistake
 from tcvae_ref.oracle.mistakes.sightings import MOST_DIGITS, Sighting, Slopes, look, parallel, relative
 from tcvae_ref.oracle.mistakes.signatures import Reading
 from tcvae_ref.oracle.mistakes.steps import Loss, gradients, values
@@ -222,18 +222,18 @@ class _Search:
         """Single mistakes of the library."""
         found = [
             Reading((mistake.id,), (mistake.words,), digits)
-            for mistake in library.possible(self.estimator, self.names)
+            for mistake in listed.possible(self.estimator, self.names)
             if (digits := self.digits(mistake.steps))
         ]
         return _best(found)
 
     def pairs(self) -> list[Reading]:
         """Pairs of them that change different steps; screened by the values of one case."""
-        mistakes = [m for m in library.possible(self.estimator, self.names) if m.goes_in_pairs]
+        mistakes = [m for m in listed.possible(self.estimator, self.names) if m.goes_in_pairs]
         found = []
         for k, one in enumerate(mistakes):
             for other in mistakes[k + 1 :]:
-                steps = library.together(one.steps, other.steps)
+                steps = listed.together(one.steps, other.steps)
                 if steps is None or not self.screened(steps):
                     continue
                 digits = self.digits(steps)
@@ -247,7 +247,7 @@ class _Search:
             return []
         if self.first.name == COUNTEREXAMPLE or self.nearly_right():
             return []
-        for mistake in library.possible(self.estimator, self.names):
+        for mistake in listed.possible(self.estimator, self.names):
             others = self.relative_to(mistake.steps)
             if others:
                 found = signatures.constants(others, self.estimator) or signatures.ratios(others, self.needed)
@@ -275,14 +275,14 @@ class _Search:
         """Stratified weights for another N, alone or with another mistake in the weights."""
         if self.estimator not in STRATIFIED or not self.first.finite or self.first.name == COUNTEREXAMPLE:
             return []
-        known = [m for m in library.WEIGHTS if self.estimator in m.steps.claims and m.goes_in_pairs]
+        known = [m for m in listed.WEIGHTS if self.estimator in m.steps.claims and m.goes_in_pairs]
         found = []
         for mistake in (None, *known):
             steps = mistake.steps if mistake else Loss
             size = self.size_that_fits(steps)
             if size is None:
                 continue
-            sized = library.together(steps, _with_size(size))
+            sized = listed.together(steps, _with_size(size))
             digits = self.digits(sized) if sized else 0.0
             if digits:
                 words = f"N = {size:,} whatever dataset_size is"
@@ -298,7 +298,7 @@ class _Search:
             return None
 
         def missed(log_size: float) -> float:
-            sized = library.together(steps, _with_size(float(np.exp(log_size))))
+            sized = listed.together(steps, _with_size(float(np.exp(log_size))))
             assert sized is not None
             found = values(sized, self.estimator, s.case, (name,))[name]
             return float(np.sum(found) - np.sum(s.observed.values[name]))

@@ -1,6 +1,6 @@
 """One target on one case: what it returned, held to the truth."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -107,23 +107,25 @@ def judge_gradients(subject: Subject, case: Case, quantities: Sequence[str]) -> 
 
 def verdict_on_values(subject: Subject, received: Case, observed: Observed, allowed: Allowances) -> Finding:
     """What the values that a target returned for a case show."""
-    return _judge(subject, received, observed, allowed, _values, Verdict.WRONG)
+    return _judge(subject, received, observed, allowed, compared_values, Verdict.WRONG)
 
 
 def verdict_on_gradients(subject: Subject, received: Case, observed: Observed, allowed: Allowances) -> Finding:
     """What its gradients show."""
-    return _judge(subject, received, observed, allowed, _gradients, Verdict.WRONG_GRADIENT)
+    return _judge(subject, received, observed, allowed, compared_gradients, Verdict.WRONG_GRADIENT)
 
 
 _Reading = Callable[[Observed, Truth, Allowances], Iterator[Comparison]]
 
 
-def _values(observed: Observed, true: Truth, allowed: Allowances) -> Iterator[Comparison]:
+def compared_values(observed: Observed, true: Truth, allowed: Allowances) -> Iterator[Comparison]:
+    """Every value that was returned, beside the truth."""
     for name, got in observed.values.items():
         yield Comparison(name, got, true.values[name], allowed.values[name], allowed.value_scales[name])
 
 
-def _gradients(observed: Observed, true: Truth, allowed: Allowances) -> Iterator[Comparison]:
+def compared_gradients(observed: Observed, true: Truth, allowed: Allowances) -> Iterator[Comparison]:
+    """Every gradient that was returned, beside the truth."""
     for name, slopes in observed.gradients.items():
         for argument, got in slopes.items():
             yield Comparison(
@@ -148,10 +150,11 @@ def _judge(
     elements = sorted((e for c in compared for e in c.elements()), key=lambda e: -e.ratio)[:5]
     verdict, message = _failure(subject, received, observed, true, reading, wrong, compared)
     stage = first_wrong_stage(observed, true, allowed) if wrong is Verdict.WRONG else "gradient"
-    return Finding(verdict, worst, received, tuple(elements), stage, message, _off(compared))
+    return Finding(verdict, worst, received, tuple(elements), stage, message, what_is_off(compared))
 
 
-def _off(compared: Sequence[Comparison]) -> frozenset[tuple[str, str]]:
+def what_is_off(compared: Iterable[Comparison]) -> frozenset[tuple[str, str]]:
+    """(quantity, argument) of all that is outside its allowance somewhere."""
     return frozenset((c.quantity, c.argument) for c in compared if c.worst > 1)
 
 
@@ -172,7 +175,7 @@ def _failure(
     expanded = reading(observed, true, subject.allowances(received, expanded=True))
     if all(c.worst <= 1 for c in expanded):
         return Verdict.UNSTABLE, "within what an expanded square, z^2 - 2 z mu + mu^2, loses to cancellation"
-    detached = sorted({a for quantity, a in _off(compared) if a in observed.detached.get(quantity, ())})
+    detached = sorted({a for quantity, a in what_is_off(compared) if a in observed.detached.get(quantity, ())})
     if detached:
         return wrong, f"the gradient in {', '.join(detached)} is zero or missing: detached from the result"
     single = replace(subject, dtype="float32").allowances(received)

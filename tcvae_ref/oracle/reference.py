@@ -9,18 +9,19 @@ from tcvae_ref import estimators
 from tcvae_ref.gaussian import kl_to_standard_normal, log_density, log_standard_normal
 from tcvae_ref.oracle.types import TensorFunction
 
-_LOG_VARIANCES: dict[str, Callable[[Any], Any]] = {
+LOG_VARIANCES: dict[str, Callable[[Any], Any]] = {
     "log_var": lambda log_var: log_var,
     "log_std": lambda log_std: 2 * log_std,
     "std": lambda std: 2 * np.log(std),
     "var": lambda var: np.log(var),
 }
+"""`tolerance.log_variances` for arguments that are differentiated."""
 
 
 def reference(estimator: str, parameterisation: str, quantities: Sequence[str]) -> TensorFunction:
     """`tcvae_ref`'s own value of some quantities, as a function of autograd's or NumPy's arrays."""
     log_qz = getattr(estimators, f"log_qz_{estimator.replace('-', '_')}")
-    to_log_var = _LOG_VARIANCES[parameterisation]
+    to_log_var = LOG_VARIANCES[parameterisation]
 
     def function(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         z, mu, log_var = tensors["z"], tensors["mu"], to_log_var(tensors[parameterisation])

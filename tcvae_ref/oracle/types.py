@@ -264,7 +264,9 @@ class Report:
     @property
     def exit_status(self) -> int:
         """0 all that was judged passed, 1 a counterexample, 3 nothing was certified."""
-        return {True: 1, False: 3 if self.verdict is Verdict.INCONCLUSIVE else 0}[self.verdict in FAILURES]
+        if self.verdict in FAILURES:
+            return 1
+        return 3 if self.verdict is Verdict.INCONCLUSIVE else 0
 
     @property
     def counts(self) -> dict[str, int]:

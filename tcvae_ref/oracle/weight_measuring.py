@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.truth import combinations
 from tcvae_ref.oracle.types import ARRAYS, PENALTIES, TERMS, Case
 from tcvae_ref.types import Array
 
@@ -74,18 +75,14 @@ def _place(M: int, N: int, r: int, c: int, moved: int, spacing: float = SPACING)
 
 # --- what a target returned, as sums over the batch --------------------------------------------------------
 
-_PARTS = {"mi": (1.0, -1.0, 0.0, 0.0), "tc": (0.0, 1.0, -1.0, 0.0), "dwkl": (0.0, 0.0, 1.0, -1.0)}
-"""How much of log q(z|x), log q(z), sum_d log q(z_d), log p(z) is in each term."""
-
 _WEIGHT_OF = {"alpha": "mi", "beta": "tc", "gamma": "dwkl"}
 
 
 def _parts(name: str, case: Case) -> tuple[float, ...]:
-    """The same of any scalar. The closed-form KL depends on no z."""
-    if name in _PARTS:
-        return _PARTS[name]
-    weights = (case.alpha, case.beta, case.gamma) if name == "penalty" else (0.0, case.beta - 1, 0.0)
-    return tuple(float(x) for x in np.asarray(weights) @ np.array([_PARTS[term] for term in TERMS]))
+    """How much of log q(z|x), log q(z), sum_d log q(z_d) and log p(z) is in a scalar; the closed-form KL has no z."""
+    if name == "kl_penalty":
+        return (0.0, case.beta - 1, 1 - case.beta, 0.0)
+    return combinations(case)[name]
 
 
 class _Target:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tcvae_ref.oracle.comparison import Comparison, exactly
-from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.comparison import exactly
+from tcvae_ref.oracle.judging import Subject, compared_gradients, compared_values, what_is_off
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import Allowances, Case, Observed, Truth
 from tcvae_ref.types import Array
@@ -140,20 +140,4 @@ def look(subject: Subject, name: str, case: Case, gradients: Sequence[str]) -> S
 
 
 def _off(observed: Observed, true: Truth, allowed: Allowances) -> frozenset[tuple[str, str]]:
-    compared = [
-        Comparison(name, got, true.values[name], allowed.values[name], allowed.value_scales[name])
-        for name, got in observed.values.items()
-    ]
-    compared += [
-        Comparison(
-            name,
-            got,
-            true.gradients[name][argument],
-            allowed.gradients[name][argument],
-            allowed.gradient_scales[name][argument],
-            argument,
-        )
-        for name, slopes in observed.gradients.items()
-        for argument, got in slopes.items()
-    ]
-    return frozenset((c.quantity, c.argument) for c in compared if c.worst > 1)
+    return what_is_off((*compared_values(observed, true, allowed), *compared_gradients(observed, true, allowed)))

@@ -10,6 +10,7 @@ from autograd import numpy as np
 from autograd.tracer import getval
 
 from tcvae_ref.estimators import log_sum_exp
+from tcvae_ref.oracle.reference import LOG_VARIANCES
 from tcvae_ref.oracle.tolerance import log_variances
 from tcvae_ref.oracle.types import ARRAYS, ESTIMATORS, Case
 from tcvae_ref.types import Array
@@ -183,7 +184,7 @@ def gradients(steps: type[Loss], estimator: str, case: Case, quantities: Sequenc
     for name in quantities:
 
         def scalar(z: Any, mu: Any, spread: Any, name: str = name) -> Any:
-            log_var = _to_log_var(case.parameterisation, spread)
+            log_var = LOG_VARIANCES[case.parameterisation](spread)
             found = steps(estimator).everything(z, mu, log_var, case.constants)[name]
             return np.sum(found) / len(case.z) if name in ARRAYS else found
 
@@ -192,12 +193,3 @@ def gradients(steps: type[Loss], estimator: str, case: Case, quantities: Sequenc
             slopes = autograd.grad(scalar, (0, 1, 2))(case.z, case.mu, case.spread)
         result[name] = dict(zip(case.arrays, slopes, strict=True))
     return result
-
-
-def _to_log_var(parameterisation: str, spread: Any) -> Any:
-    """As `tolerance.log_variances`, for arguments that are differentiated."""
-    if parameterisation == "log_var":
-        return spread
-    if parameterisation == "log_std":
-        return 2 * spread
-    return np.log(spread) * (2 if parameterisation == "std" else 1)
