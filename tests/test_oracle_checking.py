@@ -322,6 +322,20 @@ class TestCommands:
         assert "FIXED" in capsys.readouterr().out
         assert cli.main(["replay", "ffff"]) == 2
 
+    def test_replay_asks_for_no_other_dtype_than_the_case_has(self, losses, monkeypatch):
+        """A float32 case of JAX is replayed where JAX has no float64."""
+        monkeypatch.setenv("JAX_ENABLE_X64", "0")
+        (losses / "in_jax.py").write_text(
+            "import jax.numpy as jnp\ndef loss(z, mu, log_var, N):\n    return jnp.sum(z * mu) + N\n"
+        )
+        options = ["--dtype", "float32", "--max-examples", "4", "--checks", "values", "--variant", "jit", "--quiet"]
+        command = [sys.executable, "-m", "tcvae_ref.cli"]
+        done = subprocess.run([*command, "check", "in_jax.py:loss", *options], check=False, capture_output=True)
+        assert done.returncode == 1
+        (saved,) = (losses / ".tcvae-ref" / "cases").glob("*.json")
+        done = subprocess.run([*command, "replay", saved.stem], check=False, capture_output=True, text=True)
+        assert (done.returncode, "FAILED" in done.stdout) == (1, True), done.stderr
+
     def test_list_checks_and_probe(self, capsys):
         assert cli.main(["list-checks"]) == 0
         said = capsys.readouterr().out

@@ -548,7 +548,8 @@ def replay_case(record: Record, target: str | Callable[..., Any] | None = None) 
         case.parameterisation,
         primitives.probe(adapter, record.dtype),
     )
-    run = _Run(loaded, adapter, _plan({**_DEFAULTS, "seed": record.seed}), {}, None)
+    how_run = {"seed": record.seed, "dtypes": (record.dtype,), "variants": (record.variant,)}
+    run = _Run(loaded, adapter, _plan({**_DEFAULTS, **how_run}), {}, None)
     try:
         quantities = tuple(subject.observe(case).values)
     except TargetFault as fault:
