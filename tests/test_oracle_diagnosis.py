@@ -7,6 +7,7 @@ prints the confusion table, with the evidence and the time for each.
 
 import functools
 import math
+import re
 import sys
 import time
 
@@ -487,3 +488,40 @@ def main(kinds):
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+
+
+# --- in float32, and as a page ---------------------------------------------------------------------------------------
+
+
+def test_constants_that_are_kept_in_float32():
+    """The weights of column-wise MSS rounded to float32, in a float64 loss: too rough for nine digits."""
+    wrong = WRONG["mss-weights-in-columns"].torch
+    cells = dict(zip(wrong.__code__.co_freevars, wrong.__closure__, strict=True))
+    model = cells["model"].cell_contents
+    exact = model.log_weights
+
+    def rounded(M, N):
+        return np.asarray(exact(M, N), dtype=np.float32).astype(float)
+
+    model.log_weights = rounded
+    try:
+        found = findings(wrong, estimator="mss")
+    finally:
+        model.log_weights = exact
+    assert ids(found) == ["mss-weights-in-columns"]
+    assert found.notes == ("part of it seems to be computed in float32",)
+
+
+def test_a_page_has_the_report_and_a_picture_of_the_weights():
+    from tcvae_ref.oracle import html_report, report
+    from tcvae_ref.oracle.explain_commands import probed
+
+    wrong = WRONG["mss-weights-in-columns"].torch
+    checked = check(wrong, framework="torch", estimator="mss", max_examples=5, checks=["values"], dtypes=["float64"])
+    page = html_report.page(checked, report.text(checked), probed(wrong, {"framework": "torch", "estimator": "mss"}))
+    assert "<h1><span class=\"FAIL\">WRONG</span>" in page
+    assert "mss-weights-in-columns" in page
+    assert "data:image/png;base64,iVBOR" in page
+    assert "columns" in page.split("The weights it uses")[1]
+    assert all(start == "data:" for start in re.findall(r'(?:src|href)="(.{5})', page)), "nothing is loaded"
+    assert "<h2>" not in html_report.page(checked, report.text(checked))

@@ -703,6 +703,8 @@ class TestCheck:
             (["--json", "."], "is not a file"),
             (["--junit", "missing/out.xml"], "No such file"),
             (["--junit", "-"], "give the name of a file"),
+            (["--html", "-"], "give the name of a file"),
+            (["--html", "a", "--junit", "./a"], "give two names"),
             (["--json", "a", "--junit", "./a"], "give two names"),
             (["--cases", "file"], "is not a folder"),
         ],

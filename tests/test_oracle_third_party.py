@@ -69,6 +69,14 @@ def test_pythae_weights_by_hand():
 
 
 @needs("pythae")
+@pytest.mark.parametrize("name", ["pythae_mss", "pythae_mss_in_its_dtype"])
+def test_pythae_mss_is_named(name):
+    """As it is, with constants in float32 inside, and with these taken out."""
+    report = judge(getattr(third_party, name), estimator="mss", diagnose=True, checks=["values", "gradients"])
+    assert [one.id for one in report.diagnosis] == ["mss-weights-in-columns"]
+    assert ("part of it seems to be computed in float32" in report.notes) == (name == "pythae_mss")
+
+
 def test_pythae_mss_is_wrong():
     report = judge(third_party.pythae_mss_in_its_dtype, estimator="mss")
     assert (report.verdict, report.exit_status) == (Verdict.WRONG, 1)

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import balls, cases
 from tcvae_ref.oracle import truth as module
-from tcvae_ref.oracle.judging import _WIDTHS
+from tcvae_ref.oracle.judging import WIDTHS
 from tcvae_ref.oracle.truth import truth, weight
 from tcvae_ref.oracle.types import ESTIMATORS, PARAMETERISATIONS, Case
 
 
 def case(rng, M=5, D=3, N=50, parameterisation="log_var"):
     z, mu, log_var = rng.standard_normal((3, M, D))
-    return Case(z, mu, _WIDTHS[parameterisation](log_var), N, 0.5, 4.0, 2.0, parameterisation)
+    return Case(z, mu, WIDTHS[parameterisation](log_var), N, 0.5, 4.0, 2.0, parameterisation)
 
 
 def size(case, estimator):

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tcvae_ref.oracle.checking import CHECKS, check
     from tcvae_ref.oracle.suites import check_gradients, check_properties, check_values, parametrize_with_checks
+    from tcvae_ref.oracle.training_step import check_step
     from tcvae_ref.oracle.types import Case, CheckResult, Report, Verdict
 
 _HOMES = {
     "checking": ("CHECKS", "check"),
     "suites": ("check_gradients", "check_properties", "check_values", "parametrize_with_checks"),
+    "training_step": ("check_step",),
     "types": ("Case", "CheckResult", "Report", "Verdict"),
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "check",
     "check_gradients",
     "check_properties",
+    "check_step",
     "check_values",
     "parametrize_with_checks",
 ]

@@ -520,6 +520,85 @@ _LOSSES = (
     ),
 )
 
+_STEP = (
+    _entry(
+        "unit-noise",
+        "noise that is not scaled by sigma",
+        "A sample of the posterior is mu + sigma eps. Without sigma every posterior is sampled as if its width were 1: "
+        "the decoder sees the same blur everywhere, and the width is learned from the penalty alone.",
+        "z = mu + eps",
+        "z = mu + exp(log_var / 2) eps",
+        "Values and gradients are wrong: z is no sample of q(z|x), and the reconstruction does not reach the width.",
+        "z = mu + torch.exp(0.5 * log_var) * eps",
+    ),
+    _entry(
+        "shared-noise",
+        "one number of noise for several entries",
+        "Every entry of z has noise of its own: for each sample, dimension and step. Drawn once and broadcast, or from "
+        "a generator that is seeded anew, it ties samples or dimensions together, and their correlation is learned.",
+        "z_id = mu_id + sigma_id eps_d, or eps_i, or the same eps in each step",
+        "z_id = mu_id + sigma_id eps_id",
+        "Values and gradients are wrong: means over the batch are means over fewer draws, and total correlation "
+        "is measured between dimensions that share their noise.",
+        "z = mu + torch.exp(0.5 * log_var) * eps  # eps of the shape of mu, drawn in each step",
+    ),
+    _entry(
+        "wrong-noise",
+        "noise that is not standard normal",
+        "eps has mean 0, variance 1 and a normal distribution, or z is no sample of the posterior whose densities are "
+        "taken. torch.rand for torch.randn is uniform, with mean 1/2 and standard deviation 0.29.",
+        "eps of another distribution",
+        "eps standard normal",
+        "Values and gradients are wrong: log q(z|x) is taken at samples of another distribution.",
+        "z = mu + torch.exp(0.5 * log_var) * eps  # torch.randn_like(mu)",
+        "z = mu + jnp.exp(0.5 * log_var) * eps  # jax.random.normal(key, mu.shape)",
+    ),
+    _entry(
+        "detached-sample",
+        "no gradient through the sample",
+        "z = mu + sigma eps carries the gradient of the loss to mu and sigma. Drawn without gradients, such as "
+        "by Normal.sample in place of rsample, the reconstruction does not reach the encoder.",
+        "d z/d mu = d z/d log sigma^2 = 0",
+        "d z/d mu = 1, d z/d log sigma^2 = (z - mu) / 2",
+        "Gradients only: the values are right, and the encoder learns from the penalty alone.",
+        "z = mu + torch.exp(0.5 * log_var) * eps  # Normal(mu, sigma).rsample()",
+        "z = mu + jnp.exp(0.5 * log_var) * eps  # no stop_gradient around it",
+    ),
+    _entry(
+        "beta-on-every-term",
+        "beta on the whole KL",
+        "The weight beta belongs to the total correlation alone. On the whole KL it is beta-VAE, which also weighs the "
+        "mutual information that reconstruction lives on.",
+        "beta MI + beta TC + beta DWKL",
+        "alpha MI + beta TC + gamma DWKL",
+        "Values and gradients are wrong: they are those of beta-VAE with the sampled KL.",
+        _PENALTY,
+    ),
+    _entry(
+        "reconstruction-scaled",
+        "reconstruction and penalty on different scales",
+        "log p(x|z) is a sum over pixels, and its batch mean stands next to the penalty's. A mean over P pixels is P "
+        "times less: the penalty is then P times too heavy. A sum over the batch on one side does the same with M.",
+        "loss = -c E[log p(x|z)] + alpha MI + beta TC + gamma DWKL",
+        "loss = -E[log p(x|z)] + alpha MI + beta TC + gamma DWKL",
+        "Values and gradients are wrong: as with all the weights divided by c. A beta that was tuned so is "
+        "no beta of the paper.",
+        f"# next to binary_cross_entropy(..., reduction='sum') / M\n{_PENALTY}",
+        f"# next to the sum over pixels, averaged over samples\n{_PENALTY}",
+    ),
+    _entry(
+        "annealing-on-one-term",
+        "a warm-up that leaves out terms",
+        "While a penalty is turned on, its terms grow together: any mixture in between is an objective of the family. "
+        "A factor on one term alone leaves the others at full weight from the first step. The weight of TC "
+        "alone growing from 0 or 1 is beta annealing, and no mistake unless more was meant.",
+        "alpha MI + beta TC + c(t) gamma DWKL",
+        "c(t) ( alpha MI + beta TC + gamma DWKL ), or beta(t) for TC alone",
+        "Values and gradients are wrong during the warm-up: TC is weighted against a prior that is not there yet.",
+        f"{_PENALTY}  # times c(t) as a whole",
+    ),
+)
+
 _OTHERS = (
     _entry(
         "primitive-inaccurate",
@@ -553,6 +632,7 @@ KINDS: dict[str, tuple[Entry, ...]] = {
     "Gradients": _GRADIENTS,
     "Numerics": _NUMERICS,
     "Reduction, sign, loss": _LOSSES,
+    "Around the loss": _STEP,
     "Others": _OTHERS,
 }
 """The entries under their headings."""

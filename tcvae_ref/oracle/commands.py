@@ -1,4 +1,4 @@
-"""The oracle on the command line: check, replay, probe, ghostwrite, list-checks, vectors.
+"""The oracle on the command line: check, check-step, replay, probe, ghostwrite, list-checks, ...
 
 What takes long to import, or may not be installed, is imported by the command that needs it.
 """
@@ -6,6 +6,7 @@ What takes long to import, or may not be installed, is imported by the command t
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -18,7 +19,8 @@ from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_folder, check_writable, write_json
 from tcvae_ref.oracle import records
-from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights
+from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
+from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
 from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
 from tcvae_ref.progress import Progress
@@ -41,6 +43,8 @@ SILENCE = 60.0
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Mount the oracle's commands on a command line."""
     _add_check(commands.add_parser("check", help="judge a loss of yours, in your framework", epilog=CHECK_EPILOG))
+    step = commands.add_parser("check-step", help="judge a sampler, a whole loss, a warm-up", epilog=STEP_EPILOG)
+    add_check_step(step)
     _add_replay(commands.add_parser("replay", help="run a saved failing case again", epilog=REPLAY_EPILOG))
     _add_probe(commands.add_parser("probe", help="accuracy of a framework's exp and log", epilog=PROBE_EPILOG))
     _add_ghostwrite(commands.add_parser("ghostwrite", help="write a test file for a loss of yours", epilog=EPILOG))
@@ -105,6 +109,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("where it goes")
     group.add_argument("--json", type=_path, metavar="FILE", help="the report for programs ('-': standard output)")
+    group.add_argument("--html", type=_path, metavar="FILE", help="the report and the weights, as a page")
     group.add_argument("--junit", type=_path, metavar="FILE", help="the report as JUnit XML")
     group.add_argument("--cases", type=_path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
     group.add_argument("--no-save", action="store_true", help="keep no failing cases")
@@ -222,6 +227,8 @@ def _check(arguments: argparse.Namespace) -> int:
         checked = _run(arguments, options, progress)
     saved = {} if arguments.no_save else records.save(checked, arguments.cases)
     _write(arguments, checked, saved)
+    if arguments.html is not None:
+        _write_page(arguments, checked, saved)
     if arguments.json != STANDARD_OUTPUT:
         short = f"{checked.verdict}  {checked.target}: {report.summary(checked)}"
         print(short if arguments.quiet else report.text(checked, saved, arguments.cases))
@@ -230,13 +237,15 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _check_places(arguments: argparse.Namespace) -> None:
     """Refuse what could not be written, before the work."""
-    for path in (arguments.json, arguments.junit):
-        if path == STANDARD_OUTPUT and path is arguments.junit:
-            raise InputError("check: --junit - is not possible; give the name of a file (--json - is)")
-        if path is not None and path != STANDARD_OUTPUT:
+    places = {name: path for name in ("json", "junit", "html") if (path := getattr(arguments, name)) is not None}
+    for name, path in places.items():
+        if path == STANDARD_OUTPUT and name != "json":
+            raise InputError(f"check: --{name} - is not possible; give the name of a file (--json - is)")
+        if path != STANDARD_OUTPUT:
             check_writable(path)
-    if None not in (arguments.json, arguments.junit) and _real(arguments.json) == _real(arguments.junit):
-        raise InputError(f"check: --json and --junit both name {arguments.json}; give two names")
+    for one, other in itertools.combinations(places, 2):
+        if _real(places[one]) == _real(places[other]):
+            raise InputError(f"check: --{one} and --{other} both name {places[one]}; give two names")
     if not arguments.no_save:
         check_folder(arguments.cases)
 
@@ -266,6 +275,19 @@ def _write(arguments: argparse.Namespace, checked: Report, saved: dict[int, str]
     if arguments.junit is not None:
         with atomic_write(arguments.junit) as file:
             file.write(machine_report.to_junit(checked, saved, arguments.cases))
+
+
+def _write_page(arguments: argparse.Namespace, checked: Report, saved: dict[int, str]) -> None:
+    """The report as HTML, with the weights that the target uses where they can be recovered in this process."""
+    from tcvae_ref.oracle import html_report, report
+
+    weights = None
+    if not arguments.isolate and any(r.check == "values" and r.verdict is not Verdict.ERROR for r in checked.results):
+        with contextlib.redirect_stdout(sys.stderr):
+            weights = probed(arguments.target, _target_options("check", arguments))
+    page = html_report.page(checked, report.text(checked, saved, arguments.cases), weights)
+    with atomic_write(arguments.html) as file:
+        file.write(page.encode())
 
 
 # --- replay ------------------------------------------------------------------------------------------------

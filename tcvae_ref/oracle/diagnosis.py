@@ -26,6 +26,8 @@ from tcvae_ref.types import Array
 
 DIGITS = {"float64": 9.0, "float32": 4.0}
 """To how many digits a mistake must agree on every case. In less precision nothing is named."""
+FLOAT32_INSIDE = 5.5
+"""Digits that are left where float64 code keeps some of its numbers in float32."""
 RIVALS = 3
 COUNTEREXAMPLE = "the counterexample"
 _IN_A_PAIR = 1e-6  # another N is whole to this
@@ -89,7 +91,13 @@ def _as_claimed(
         return Findings(tuple(_inaccurate_primitives(results)))
     if subject.dtype not in DIGITS:
         return Findings(notes=(f"no diagnosis in {subject.dtype}: too few digits to tell mistakes apart",))
-    return _Search(subject, names, sightings, DIGITS[subject.dtype]).findings(results)
+    found = _Search(subject, names, sightings, DIGITS[subject.dtype]).findings(results)
+    if subject.dtype == "float64" and any(one.id == "unknown" for one in found.diagnosis):
+        rougher = _Search(subject, names, sightings, FLOAT32_INSIDE)
+        readings = rougher.singles()
+        if readings:
+            return Findings(tuple(rougher.diagnoses(readings)), ("part of it seems to be computed in float32",))
+    return found
 
 
 def _inaccurate_primitives(results: Sequence[CheckResult]) -> Iterator[Diagnosis]:

@@ -63,7 +63,7 @@ def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     if arguments.out is not None:
         check_writable(arguments.out)
     with contextlib.redirect_stdout(sys.stderr):  # what the target prints is not our output
-        probe = _probe(arguments, options)
+        probe = probed(arguments.target, options, arguments.M, arguments.N)
     if probe is None:
         print(f"{arguments.target}: fails, or returns nothing that depends on weights; tcvae-ref check says more")
         return 1
@@ -76,15 +76,15 @@ def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     return 1 if probe.joint is None and probe.marginals is None else 0
 
 
-def _probe(arguments: argparse.Namespace, options: dict[str, Any]) -> "WeightProbe | None":
+def probed(target: str, options: dict[str, Any], M: int = 5, N: int | None = None) -> "WeightProbe | None":
     """Ask the target, as what it claims to be; as what its weights are where it claims nothing."""
     from tcvae_ref.oracle.weight_probe import probe_weights
 
-    claimed = options.pop("estimator", None)
-    subject = _subject(arguments.target, claimed or "mss", options)
-    probe = probe_weights(subject, QUANTITIES, arguments.M, arguments.N)
+    claimed = options.get("estimator")
+    subject = _subject(target, claimed or "mss", {name: one for name, one in options.items() if name != "estimator"})
+    probe = probe_weights(subject, QUANTITIES, M, N)
     if claimed is None and probe is not None and probe.pattern in ESTIMATORS:
-        return probe_weights(replace(subject, estimator=probe.pattern), QUANTITIES, arguments.M, arguments.N)
+        return probe_weights(replace(subject, estimator=probe.pattern), QUANTITIES, M, N)
     return probe
 
 

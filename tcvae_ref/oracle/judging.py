@@ -46,7 +46,7 @@ class Subject:
         """The case as the framework receives it: arrays rounded to the dtype and read back, weights as they are."""
         spread = case.spread
         if case.parameterisation != self.parameterisation:
-            spread = _WIDTHS[self.parameterisation](tolerance.log_variances(case))
+            spread = WIDTHS[self.parameterisation](tolerance.log_variances(case))
         z, mu, spread = (self.adapter.array(self.adapter.tensor(a, self.dtype)) for a in (case.z, case.mu, spread))
         received = case._replace(z=z, mu=mu, spread=spread, parameterisation=self.parameterisation)
         return received._replace(**self.weights)  # type: ignore[arg-type]  # they are floats
@@ -62,12 +62,13 @@ class Subject:
         return allowances(received, self.estimator, self.dtype, self.primitives, expanded=expanded, gradients=gradients)
 
 
-_WIDTHS: dict[str, Callable[[Array], Array]] = {
+WIDTHS: dict[str, Callable[[Array], Array]] = {
     "log_var": lambda log_var: log_var,
     "log_std": lambda log_var: 0.5 * log_var,
     "std": lambda log_var: np.exp(0.5 * log_var),
     "var": lambda log_var: np.exp(log_var),
 }
+"""What a target may be given -> it, from log sigma^2."""
 
 
 class Finding(NamedTuple):

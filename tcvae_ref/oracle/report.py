@@ -10,7 +10,7 @@ import numpy as np
 from tcvae_ref.oracle import snippet
 from tcvae_ref.oracle.catalogue import CATALOGUE
 from tcvae_ref.oracle.records import FOLDER
-from tcvae_ref.oracle.types import FAILURES, CheckResult, Element, Report, Verdict
+from tcvae_ref.oracle.types import FAILURES, CheckResult, Diagnosis, Element, Report, Verdict
 
 WIDTH = 120
 
@@ -60,6 +60,17 @@ def text(report: Report, saved: Mapping[int, str] | None = None, folder: Path = 
     else:
         body = ["", evidence(report, worst, saved, folder), *_others(report, worst)]
     return _printable("\n".join([*head, *body, *_circumstances(report), "", summary(report)]))
+
+
+def step_text(report: Report) -> str:
+    """The report of `check_step`: each part, what was found, and the mistakes by name."""
+    parts = [report.target, report.framework, *([f"estimator {report.estimator}"] if report.estimator != "-" else [])]
+    lines = [f"{report.verdict}  {', '.join(parts)}", *_wrapped("understood as: ", report.mapping), ""]
+    for result in report.results:
+        lines += _wrapped(f"{result.verdict}  {result.check}: ", result.message)
+    for found in report.diagnosis:
+        lines += ["", *_named(found)]
+    return _printable("\n".join([*lines, *_circumstances(report)]))
 
 
 def summary(report: Report) -> str:
@@ -190,15 +201,20 @@ def evidence(report: Report, index: int, saved: Mapping[int, str] | None = None,
 def _diagnosis(report: Report, result: CheckResult) -> Iterator[str]:
     """The name of the mistake and how it was found, or what the verdict means."""
     for found in report.diagnosis:
-        yield from _wrapped("  ", f"{found.title} ({found.id})")
-        yield from _wrapped("    ", found.evidence)
-        entry = CATALOGUE.get(found.id)
-        if entry is not None and found.id != "unknown":
-            yield from _wrapped("    wrong: ", entry.wrong)
-            yield from _wrapped("    right: ", entry.right)
-            yield f"    the fix: tcvae-ref explain {found.id}"
+        yield from _named(found)
     if not report.diagnosis:
         yield from _wrapped("  ", MEANING[result.verdict])
+
+
+def _named(found: Diagnosis) -> Iterator[str]:
+    """A mistake by its name, with the line of mathematics."""
+    yield from _wrapped("  ", f"{found.title} ({found.id})")
+    yield from _wrapped("    ", found.evidence)
+    entry = CATALOGUE.get(found.id)
+    if entry is not None and found.id != "unknown":
+        yield from _wrapped("    wrong: ", entry.wrong)
+        yield from _wrapped("    right: ", entry.right)
+        yield f"    the fix: tcvae-ref explain {found.id}"
 
 
 def _allowance(result: CheckResult) -> list[str]:

@@ -1,0 +1,84 @@
+"""What surrounds the penalty in a training step, judged on the command line: check-step."""
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from tcvae_ref.checks import InputError
+from tcvae_ref.files import check_writable, write_json
+from tcvae_ref.oracle.types import ESTIMATORS
+from tcvae_ref.progress import Progress
+
+STEP_EPILOG = "exit status: 0 all that was handed over passed; 1 a mistake, or a fault; 2 wrong usage"
+_TERMS = ("MI", "TC", "DWKL")
+
+
+def add_check_step(parser: argparse.ArgumentParser) -> None:
+    """Mount check-step."""
+    parser.set_defaults(run=_check_step)
+    group = parser.add_argument_group("what is judged, each as package.module:function or path/file.py:function")
+    group.add_argument("--sampler", metavar="F", help="of mu and a width (and eps, or a key); returns z")
+    group.add_argument(
+        "--loss",
+        metavar="F",
+        help="what is minimised, of the reconstruction (nll, log_px, or x and logits), z, mu, ...",
+    )
+    group.add_argument("--weights", metavar="F", help="of the step; returns alpha, beta, gamma, or beta")
+    group = parser.add_argument_group("what is meant")
+    for name, default in (("alpha", 1.0), ("beta", 6.0), ("gamma", 1.0)):
+        group.add_argument(f"--{name}", type=float, default=default, help=f"at the end of training ({default:g})")
+    group.add_argument("--warm-up", type=_terms, metavar="TERM,...", help="whose weight grows (all, or TC alone)")
+    group.add_argument(
+        "--steps", type=_numbers, metavar="S,...", help="of training, the last its end (0,1,10,...,100000)"
+    )
+    group.add_argument(
+        "--estimator", default="auto", metavar="E", help=f"of the loss: {', '.join(ESTIMATORS)} (auto: found)"
+    )
+    group.add_argument("--framework", metavar="F", help="whose tensors they take (found by what they import)")
+    group.add_argument(
+        "--bind", metavar="NAME=LITERAL", action="append", help="a parameter of the loss, always the same"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the report for programs ('-': standard output)")
+
+
+def _terms(text: str) -> tuple[str, ...]:
+    found = tuple(word.strip().upper() for word in text.split(","))
+    if not set(found) <= set(_TERMS):
+        raise argparse.ArgumentTypeError(f"{text!r}; some of {', '.join(_TERMS)}")
+    return found
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are not numbers; write 0,100,1000") from None
+
+
+def _check_step(arguments: argparse.Namespace) -> int:
+    from tcvae_ref.oracle import machine_report, report
+    from tcvae_ref.oracle.mapping import parse_bind
+    from tcvae_ref.oracle.training_step import STEPS, check_step
+
+    to_file = arguments.json is not None and str(arguments.json) != "-"
+    if to_file:
+        check_writable(arguments.json)
+    if not (arguments.sampler or arguments.loss or arguments.weights):
+        raise InputError("check-step: nothing is handed over; give --sampler, --loss or --weights")
+    with Progress("checking") as progress, contextlib.redirect_stdout(sys.stderr):
+        found = check_step(
+            *(arguments.sampler, arguments.loss, arguments.weights),
+            **{name: getattr(arguments, name) for name in ("alpha", "beta", "gamma", "estimator", "framework", "seed")},
+            steps=arguments.steps or STEPS,
+            warm_up=arguments.warm_up,
+            bind=parse_bind(arguments.bind) if arguments.bind else None,
+            progress=progress,
+        )
+    content = machine_report.to_json(found)
+    if to_file:
+        write_json(arguments.json, content)
+    print(json.dumps(content, indent=2, allow_nan=False) if arguments.json and not to_file else report.step_text(found))
+    return found.exit_status

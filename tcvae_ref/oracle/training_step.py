@@ -1,0 +1,389 @@
+"""Judging what surrounds the penalty in a training step: sampler, whole loss, and the warm-up of its weights."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tcvae_ref import __version__, checks
+from tcvae_ref.checks import InputError
+from tcvae_ref.oracle import adapters, diagnosis, sampler, whole_loss
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.aliases import WEIGHTS
+from tcvae_ref.oracle.catalogue import CATALOGUE
+from tcvae_ref.oracle.finding import find, shown_name
+from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.primitives import probe
+from tcvae_ref.oracle.sampler import Fault
+from tcvae_ref.oracle.types import (
+    ESTIMATORS,
+    CheckProgress,
+    CheckResult,
+    Diagnosis,
+    Report,
+    TargetFault,
+    Verdict,
+)
+from tcvae_ref.oracle.whole_loss import EQUAL, FITS, SHAPES, Effective, StepLoss
+from tcvae_ref.types import Array
+
+Handed: TypeAlias = str | Callable[..., Any] | None
+"""A function or its name, as `target.load` takes it."""
+
+STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000)
+"""Steps of training at which weights are looked at."""
+TERMS = ("MI", "TC", "DWKL")
+PARTS = {
+    "sampler": "z = mu + sigma eps, eps standard normal and new for each entry; the gradients are those of it",
+    "loss": "the weights of reconstruction, MI, TC and DWKL in the whole loss are those that are meant",
+    "warm-up": "while weights grow, all terms do so together, or the TC alone",
+}
+"""What is judged, by name."""
+_ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch")
+
+
+def check_step(
+    sampler: Handed = None,
+    loss: Handed = None,
+    weights: Handed = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+    gamma: float = 1.0,
+    estimator: str = "auto",
+    framework: str | None = None,
+    steps: Sequence[float] = STEPS,
+    warm_up: Sequence[str] | None = None,
+    bind: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: CheckProgress | None = None,
+) -> Report:
+    """Judge what surrounds the penalty: any of the sampler, the whole loss, and the weights of its terms over training.
+
+    Parameters
+    ----------
+    sampler : str or callable, optional
+        Of mu and a width, and of eps or a key if it takes one; returns z : (M, D).
+    loss : str or callable, optional
+        The scalar that is minimised, of z, mu, a width, the reconstruction and, if it takes them, dataset_size, alpha,
+        beta, gamma and step. The reconstruction is log_px or nll : (M,), or x with logits or probabilities : (M, P).
+    weights : str or callable, optional
+        Of step; returns alpha, beta and gamma, as a tuple or by name, or beta alone.
+    alpha, beta, gamma : float
+        What the weights are meant to be at the end of training.
+    estimator : str
+        Of the loss; "auto" finds it.
+    framework : str, optional
+        By default seen from what the functions' module uses.
+    steps : sequence of float
+        Where a loss or weights that change with the step are looked at; the last is the end of training.
+    warm_up : sequence of str, optional
+        Of MI, TC and DWKL, those whose weight is meant to grow; by default all together, or TC alone.
+    bind : mapping, optional
+        Parameter of the loss -> the value it always receives.
+    seed : int
+    progress : function, optional
+        Called as progress(done, total, what).
+
+    Returns
+    -------
+    Report
+        A result for each part in `PARTS` that was handed over, and the names of what is wrong.
+
+    Raises
+    ------
+    InputError
+        Nothing was handed over, or it cannot be imported or understood.
+    """
+    where = "check_step"
+    if sampler is None and loss is None and weights is None:
+        raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
+    claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, (alpha, beta, gamma), strict=True)}
+    checks.option(where, "estimator", estimator, ("auto", *ESTIMATORS))
+    if len(steps) < 1 or list(steps) != sorted(set(steps)):
+        raise InputError(
+            f"{where}: steps are {list(steps)}; numbers that grow are needed, the last the end of training"
+        )
+    for term in warm_up or ():
+        checks.option(where, "warm_up", term, TERMS)
+    functions = {name: find(one) for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
+    shown = ", ".join(
+        f"{name} {shown_name(one)}" for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one
+    )
+    adapter = _adapter(shown, functions, framework)
+    judge = _Judge(adapter, shown, claimed, tuple(steps), None if warm_up is None else frozenset(warm_up), seed)
+    judge.progress = progress or judge.progress
+    if sampler is not None:
+        judge.sampler(functions["sampler"])
+    if loss is not None:
+        judge.loss(functions["loss"], estimator, bind or {})
+    if weights is not None:
+        judge.weights(functions["weights"])
+    return judge.report()
+
+
+def _adapter(shown: str, functions: Mapping[str, Callable[..., Any]], framework: str | None) -> Adapter:
+    if framework is not None:
+        return adapters.by_name(framework)
+    for name in ("loss", "sampler"):
+        found = adapters.guess(functions[name]) if name in functions else None
+        if found is not None:
+            return found
+    if "loss" not in functions and "sampler" not in functions:
+        return adapters.by_name("numpy")
+    names = ", ".join(adapters.available())
+    raise InputError(f"{shown}: its framework cannot be told from its code; name it with --framework: {names}")
+
+
+class _Judge:
+    """One call of `check_step`."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        shown: str,
+        claimed: Mapping[str, float],
+        steps: tuple[float, ...],
+        warm_up: frozenset[str] | None,
+        seed: int,
+    ):
+        self.adapter, self.shown, self.claimed = adapter, shown, claimed
+        self.steps, self.warm_up, self.seed = steps, warm_up, seed
+        self.dtype = "float64" if "float64" in adapter.dtypes else "float32"
+        self.progress: CheckProgress = lambda done, total, what: None
+        self.results: list[CheckResult] = []
+        self.diagnoses: list[Diagnosis] = []
+        self.notes: list[str] = []
+        self.mapping: list[str] = []
+        self.estimator = "-"
+        adapter.warm_up()
+
+    @property
+    def wanted(self) -> Array:
+        """(3,): alpha, beta, gamma at the end of training."""
+        return np.array([self.claimed[name] for name in WEIGHTS])
+
+    def conclude(self, part: str, faults: Sequence[Fault], began: float, cases: int, said: str) -> None:
+        """Keep what was found out about a part."""
+        gradients = bool(faults) and all(fault.id == "detached-sample" for fault in faults)
+        verdict = Verdict.PASS if not faults else Verdict.WRONG_GRADIENT if gradients else Verdict.WRONG
+        message = "; ".join(fault.words for fault in faults) if faults else said
+        self.results.append(
+            CheckResult(
+                *(part, self.dtype, self.adapter.variants[0], verdict, cases, cases),
+                message=message,
+                seconds=time.monotonic() - began,
+            )
+        )
+        self.diagnoses += [Diagnosis(f.id, CATALOGUE[f.id].title, f"{part}: {f.words}") for f in faults]
+
+    def failed(self, part: str, fault: TargetFault, began: float) -> None:
+        """Keep that a part could not be judged."""
+        self.results.append(
+            CheckResult(
+                *(part, self.dtype, self.adapter.variants[0], Verdict.ERROR),
+                message=str(fault),
+                seconds=time.monotonic() - began,
+            )
+        )
+
+    # --- the sampler ----------------------------------------------------------------------------------------
+
+    def sampler(self, function: Callable[..., Any]) -> None:
+        """Judge a sampler."""
+        began = time.monotonic()
+        self.progress(0, 1, "sampler")
+        roles = sampler.parameters(function, shown_name(function))
+        self.mapping.append(f"sampler({', '.join(f'{p}={role}' for p, role in roles.items())})")
+        try:
+            draws = sampler.draw(function, shown_name(function), self.adapter, self.dtype, self.seed)
+        except TargetFault as fault:
+            return self.failed("sampler", fault, began)
+        entries = sampler.CALLS * sampler.ROWS * sampler.DIMENSIONS
+        return self.conclude("sampler", sampler.faults(draws), began, sampler.CALLS, f"{entries:,} entries of noise")
+
+    # --- the loss -------------------------------------------------------------------------------------------
+
+    def loss(self, function: Callable[..., Any], estimator: str, bind: Mapping[str, Any]) -> None:
+        """Judge a loss at the end of training, and on the way there if it is told the step."""
+        began = time.monotonic()
+        loss = whole_loss.understand(shown_name(function), function, self.adapter, self.dtype, self.claimed, bind=bind)
+        loss = replace(loss, step=self.steps[-1])
+        self.mapping.append(f"loss({loss.arguments})")
+        candidates = _ESTIMATORS if estimator == "auto" else (estimator,)
+        try:
+            loss, self.estimator, found = self._solved(loss, candidates)
+        except TargetFault as fault:
+            return self.failed("loss", fault, began)
+        faults = self._faults(loss, found, candidates)
+        self.conclude("loss", faults, began, len(SHAPES) * whole_loss.COUNT, whole_loss.in_words(found[0]))
+        if "step" in loss.takes and found[0].misfit <= FITS[self.dtype]:
+            began = time.monotonic()
+            by_step = {}
+            for k, step in enumerate(self.steps):
+                self.progress(k, len(self.steps), f"step {step:g}")
+                at = whole_loss.effective(replace(loss, step=step), self.estimator, SHAPES[0], self.seed)
+                by_step[step] = at.weights
+            self.conclude("warm-up", list(self._warm_up(by_step)), began, len(self.steps), _schedule(by_step))
+        return None
+
+    def _solved(self, loss: StepLoss, candidates: Sequence[str]) -> tuple[StepLoss, str, list[Effective]]:
+        """The weights in effect for each size of batch, as the estimator that fits best."""
+        try:
+            whole_loss.effective(loss, candidates[0], SHAPES[0], self.seed)
+        except TargetFault:
+            loss = replace(loss, sample_means=True)
+        trials = []
+        for k, one in enumerate(candidates):
+            self.progress(k, len(candidates), f"loss as {one}")
+            found = [whole_loss.effective(loss, one, shape, self.seed) for shape in SHAPES]
+            misfit = max(each.misfit for each in found)
+            plain = max(abs(each.constant) for each in found)
+            trials.append((misfit > FITS[self.dtype], misfit if misfit > FITS[self.dtype] else plain, one, found))
+        *_, estimator, found = min(trials, key=lambda trial: trial[:2])
+        return loss, estimator, found
+
+    def _faults(self, loss: StepLoss, found: list[Effective], candidates: Sequence[str]) -> list[Fault]:
+        """The names of what is wrong with a loss: its weights, or else its terms."""
+        largest = 1e3 * EQUAL[self.dtype] * max(1.0, float(np.max(np.abs(self.wanted))))
+        fits = max(each.misfit for each in found) <= FITS[self.dtype]
+        offset = fits and max(abs(each.constant) for each in found) > largest
+        if not fits:
+            return self._of_the_terms(loss, candidates)
+        by_shape = [
+            whole_loss.names(each, self.wanted, shape, self.dtype) for each, shape in zip(found, SHAPES, strict=True)
+        ]
+        common = [f for f in by_shape[0] if any(f.id == other.id for other in by_shape[1])]
+        common = [f for f in common if f.id != whole_loss.GENERAL] or common
+        if any(by_shape):
+            words = "; ".join(whole_loss.in_words(each) for each in found)
+            return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
+        if offset:
+            return self._of_the_terms(loss, candidates)
+        off = whole_loss.gradients_off(loss, self.estimator, found[0], SHAPES[0], self.seed)
+        return self._of_the_terms(loss, candidates) if off else []
+
+    def _of_the_terms(self, loss: StepLoss, candidates: Sequence[str]) -> list[Fault]:
+        """The penalty's own mistake, as `diagnosis.diagnose` names it: without the reconstruction."""
+        primitives = probe(self.adapter, self.dtype)
+        fixed = {name: weight for name, weight in self.claimed.items() if name not in loss.takes}
+        subject = Subject(
+            *(loss.penalty, self.adapter, self.adapter.variants[0], self.dtype, self.estimator),
+            *(loss.arguments.parameterisation, primitives, fixed),
+        )
+        self.progress(0, 1, "diagnosis")
+        said: list[Diagnosis] = []
+        for quantity in ("penalty", "kl_penalty"):
+            this = replace(subject, function=_renamed(loss.penalty, quantity))
+            others = [one for one in candidates if one != self.estimator]
+            found = diagnosis.diagnose(this, (quantity,), others=others)
+            if found.diagnosis and all(one.id != "unknown" for one in found.diagnosis):
+                self.notes.extend(found.notes)
+                return [Fault(one.id, one.evidence) for one in found.diagnosis]
+            said = said or list(found.diagnosis)
+        advice = "tcvae-ref check of the penalty alone says more"
+        return [Fault(one.id, f"{one.evidence}; {advice}") for one in said] or [
+            Fault("unknown", f"its terms are not those of {self.estimator}; {advice}")
+        ]
+
+    # --- the warm-up ----------------------------------------------------------------------------------------
+
+    def weights(self, function: Callable[..., Any]) -> None:
+        """Judge weights as a function of the step."""
+        began = time.monotonic()
+        self.mapping.append("weights(step)")
+        try:
+            by_step = {step: self._weights_at(function, step) for step in self.steps}
+        except TargetFault as fault:
+            return self.failed("warm-up", fault, began)
+        last = by_step[self.steps[-1]]
+        faults = list(self._warm_up(by_step))
+        if np.max(np.abs(last - self.wanted)) > EQUAL["float64"] * max(1.0, float(np.max(np.abs(self.wanted)))):
+            given = ", ".join(f"{name}={weight:g}" for name, weight in zip(WEIGHTS, last, strict=True))
+            meant = ", ".join(f"{name}={weight:g}" for name, weight in self.claimed.items())
+            faults.append(Fault("unknown", f"at step {self.steps[-1]:g} they are {given}, and meant to be {meant}"))
+        return self.conclude("warm-up", faults, began, len(self.steps), _schedule(by_step))
+
+    def _weights_at(self, function: Callable[..., Any], step: float) -> Array:
+        try:
+            returned = function(step)
+        except Exception as error:
+            raise TargetFault(f"weights({step:g}) raised {type(error).__name__}: {error}") from error
+        numbers = dict(self.claimed)
+        try:
+            if isinstance(returned, Mapping):
+                numbers.update({name: float(returned[name]) for name in WEIGHTS if name in returned})
+            elif isinstance(returned, Sequence) or np.ndim(returned):
+                numbers = {name: float(one) for name, one in zip(WEIGHTS, returned, strict=True)}
+            else:
+                numbers["beta"] = float(returned)
+        except (TypeError, ValueError) as error:
+            raise TargetFault(
+                f"weights({step:g}) returned {returned!r}; alpha, beta and gamma by name or in order, or beta"
+            ) from error
+        return np.array([numbers[name] for name in WEIGHTS])
+
+    def _warm_up(self, by_step: Mapping[float, Array]) -> Iterator[Fault]:
+        """Weights that grow, and others that should and do not."""
+        path = np.array(list(by_step.values()))
+        last = path[-1]
+        near = EQUAL[self.dtype] * max(1.0, float(np.max(np.abs(path))))
+        grows = np.max(np.abs(path - last), axis=0) > near
+        moving = {term for term, g in zip(TERMS, grows, strict=True) if g}
+        weighted = {term for term, weight in zip(TERMS, last, strict=True) if abs(weight) > near}
+        if not moving:
+            return
+        together = _proportional(path, near)
+        meant = self.warm_up
+        if (meant is None and (together or moving == {"TC"})) or (meant is not None and moving == set(meant)):
+            if moving == {"TC"} and meant is None:
+                self.notes.append(
+                    "the weight of TC alone changes during training; MI and DWKL have theirs from the start"
+                )
+            return
+        still = ", ".join(sorted((weighted if meant is None else set(meant)) - moving)) or "the others in proportion"
+        yield Fault(
+            "annealing-on-one-term",
+            f"the weight of {' and '.join(sorted(moving))} changes ({_schedule(by_step)}), that of {still} does not",
+        )
+
+    def report(self) -> Report:
+        """Everything."""
+        return Report(
+            self.shown,
+            self.adapter.name,
+            self.estimator,
+            "; ".join(self.mapping),
+            tuple(self.results),
+            notes=tuple(dict.fromkeys(self.notes)),
+            versions={"tcvae-ref": __version__, self.adapter.name: self.adapter.version()},
+            seed=self.seed,
+            diagnosis=tuple(self.diagnoses),
+        )
+
+
+def _proportional(path: Array, near: float) -> bool:
+    """Whether (steps, 3) weights are multiples of the last."""
+    last = path[-1]
+    factor = path @ last / (last @ last) if last.any() else np.zeros(len(path))
+    return bool(np.max(np.abs(path - factor[:, None] * last)) <= near)
+
+
+def _schedule(by_step: Mapping[float, Array]) -> str:
+    """Weights over the steps, where they change."""
+    path = np.array(list(by_step.values()))
+    steps = list(by_step)
+    parts = []
+    for term, column in zip(TERMS, path.T, strict=True):
+        kept = [k for k in range(len(steps)) if k in (0, len(steps) - 1) or column[k] != column[k - 1]]
+        constant = np.ptp(column) <= 1e-9 * max(1.0, float(np.max(np.abs(column))))
+        shown = f"{column[-1]:.4g}" if constant else ", ".join(f"{column[k]:.4g} at {steps[k]:g}" for k in kept)
+        parts.append(f"{term} {shown}")
+    return "; ".join(parts)
+
+
+def _renamed(function: Callable[..., Any], quantity: str) -> Callable[..., dict[str, Any]]:
+    """A `TensorFunction` whose penalty goes by another name."""
+    return lambda tensors, constants: {quantity: function(tensors, constants)["penalty"]}

@@ -1,0 +1,331 @@
+"""The whole loss of a training step, judged: the weights that its terms have in effect.
+
+A loss is minus the reconstruction, and a sum of weighted terms. On cases of one size the weights are solved for,
+
+    loss = - r E[log p(x|z)] + k KL + a MI + b TC + c DWKL + constant,      KL in closed form,
+
+which holds to many digits, or the terms themselves are not those of the estimator. MI + TC + DWKL is the sampled KL, so
+the weights in effect are alpha = a + k, beta = b + k, gamma = c + k, next to a reconstruction of weight r = 1.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.aliases import WEIGHTS, key
+from tcvae_ref.oracle.inference import map_arguments
+from tcvae_ref.oracle.judging import WIDTHS
+from tcvae_ref.oracle.mapping import ArgumentMap, Slot
+from tcvae_ref.oracle.sampler import Fault
+from tcvae_ref.oracle.truth import truth
+from tcvae_ref.oracle.types import Case, Observed, TargetFault
+from tcvae_ref.types import Array
+
+ROLES: dict[str, frozenset[str]] = {
+    "log_px": frozenset(map(key, ("log_px", "logpx", "log_p_x", "log_px_z", "log_likelihood", "loglik", "log_lik"))),
+    "nll": frozenset(
+        map(
+            key,
+            (
+                *("nll", "neg_log_likelihood", "recon", "recons", "reconstruction", "reconst", "rec", "bce"),
+                *(
+                    "recon_loss",
+                    "reconstruction_loss",
+                    "rec_loss",
+                    "recons_loss",
+                    "reconstruction_error",
+                    "recon_error",
+                ),
+            ),
+        )
+    ),
+    "x": frozenset(map(key, ("x", "image", "images", "data", "batch", "target", "inputs"))),
+    "logits": frozenset(map(key, ("logits", "x_logits", "recon_logits", "decoder_logits"))),
+    "probabilities": frozenset(
+        map(key, ("recon_x", "x_recon", "x_hat", "x_rec", "recon_batch", "reconstructions", "probs", "probabilities"))
+    ),
+    "step": frozenset(map(key, ("step", "steps", "iteration", "iter", "it", "n_iter", "global_step", "current_step"))),
+}
+"""What a loss takes besides z, mu, a width, N and weights -> the names of it."""
+
+PIXELS = 6
+SHAPES = ((5, 3, 40), (7, 2, 100))
+"""(M, D, N) of the cases: the weights are solved for in each apart."""
+COUNT = 18
+"""Cases of a size; there are six unknowns."""
+FITS = {"float64": 1e-9, "float32": 1e-4}
+"""How far off, relative to the terms, the equation may be."""
+EQUAL = {"float64": 1e-6, "float32": 1e-2}
+"""How far off a weight may be, relative to the largest."""
+
+
+GENERAL = "constant-factor"
+"""The name of a factor that has none: 1/D in one size of batch, and not in another."""
+
+
+class Effective(NamedTuple):
+    """The weights that the terms of a loss have in effect."""
+
+    reconstruction: float
+    alpha: float
+    beta: float
+    gamma: float
+    closed_form: float
+    """How much of the KL is in closed form."""
+    constant: float
+    misfit: float
+    """The largest residual, relative to the terms."""
+
+    @property
+    def weights(self) -> Array:
+        """(3,): of MI, TC and DWKL."""
+        return np.array([self.alpha, self.beta, self.gamma])
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Somebody's loss with its reconstruction, as the oracle calls it."""
+
+    name: str
+    callable: Callable[..., Any]
+    arguments: ArgumentMap
+    adapter: Adapter
+    dtype: str
+    weights: Mapping[str, float]
+    """alpha, beta, gamma that it is meant to have."""
+    step: float = 0.0
+    images: int = 0
+    """Which random images, and reconstructions of them, where it takes such."""
+    sample_means: bool = False
+    """Whether the reconstruction is handed over as the batch mean."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """What it receives, by the oracle's names."""
+        return self.arguments.names
+
+    def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """The loss of a batch, as the oracle's quantity `penalty`."""
+        given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
+        result = self.arguments.call(self.callable, given)
+        if isinstance(result, tuple | list) and result:
+            result = result[0]
+        if isinstance(result, Mapping):
+            result = result.get("loss", next(iter(result.values()), None))
+        return {"penalty": result}
+
+    def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """What the loss adds to minus the reconstruction."""
+        loss = self(tensors, constants)["penalty"]
+        return {"penalty": loss + _mean(self.log_px(tensors))}
+
+    def log_px(self, tensors: Mapping[str, Any]) -> Any:
+        """(M,) log p(x|z) of the batch, as tensors: a function of z where the loss takes it as a number."""
+        if {"logits", "probabilities"} & self.takes:
+            x, logits = self._pixels(tensors)
+            return self.adapter.tensor(np.sum(x * logits - np.logaddexp(0.0, logits), axis=1), self.dtype)
+        return 3.0 * tensors["z"][:, 0] - 20.0
+
+    def _weights(self, constants: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights it is meant to have, where a case has no others."""
+        return {name: self.weights[name] for name in WEIGHTS if name in self.takes and name not in constants}
+
+    def _reconstruction(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        if {"logits", "probabilities"} & self.takes:
+            x, logits = self._pixels(tensors)
+            arrays = {"x": x, "logits": logits, "probabilities": 1.0 / (1.0 + np.exp(-logits))}
+            return {name: self.adapter.tensor(array, self.dtype) for name, array in arrays.items()}
+        log_px = self.log_px(tensors)
+        log_px = _mean(log_px) if self.sample_means else log_px
+        return {"log_px": log_px, "nll": -log_px}
+
+    def _pixels(self, tensors: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Images of 0 and 1 and logits, (M, P)."""
+        M = int(tensors["z"].shape[0])
+        rng = np.random.default_rng([M, self.images])
+        return rng.integers(0, 2, (M, PIXELS)).astype(float), rng.standard_normal((M, PIXELS))
+
+
+def _mean(values: Any) -> Any:
+    """Over samples, in whatever framework."""
+    M = int(values.shape[0])
+    return sum((values[i] for i in range(1, M)), values[0]) / M
+
+
+def understand(
+    name: str, function: Callable[..., Any], adapter: Adapter, dtype: str, weights: Mapping[str, float], **options: Any
+) -> StepLoss:
+    """Map a loss's parameters.
+
+    Raises
+    ------
+    InputError
+        As `inference.map_arguments`.
+    """
+    names = [p.name for p in inspect.signature(function).parameters.values()]
+    bound = options.pop("bind", None) or {}
+    found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
+    mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
+
+    def filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+        return tuple(
+            slot._replace(arguments=(found[slot.parameter],)) if slot.parameter in found else slot for slot in slots
+        )
+
+    mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
+    return StepLoss(name, function, mapped, adapter, dtype, weights)
+
+
+# --- the weights in effect -------------------------------------------------------------------------------------------
+
+_TERMS = ("mi", "tc", "dwkl", "kl_penalty")
+"""The last is the KL in closed form where beta is 1."""
+
+
+def effective(loss: StepLoss, estimator: str, shape: tuple[int, int, int], seed: int) -> Effective:
+    """Solve for the weights of a loss on cases of one size.
+
+    Raises
+    ------
+    TargetFault
+        It raised, or returned no scalar.
+    """
+    rows, values = [], []
+    for k, case in enumerate(_cases(estimator, shape, seed)):
+        this = replace(loss, images=k)
+        received = _received(loss, case)
+        values.append(float(_observe(this, received).values["penalty"]))
+        log_px = this.adapter.array(_mean(this.log_px({"z": this.adapter.tensor(received.z, this.dtype)})))
+        found = truth(received, estimator).values
+        rows.append([-float(log_px), *(float(found[name].middle) for name in _TERMS), 1.0])
+    terms, right = np.array(rows), np.array(values)
+    scale = np.abs(terms).max(axis=0)
+    solved = np.linalg.lstsq(terms / scale, right, rcond=None)[0] / scale
+    sizes = np.abs(terms) @ np.abs(solved)
+    misfit = float(np.max(np.abs(terms @ solved - right) / sizes)) if np.isfinite(right).all() else np.inf
+    r, a, b, c, k, constant = solved.tolist()
+    return Effective(r, a + k, b + k, c + k, k, constant, misfit)
+
+
+def _cases(estimator: str, shape: tuple[int, int, int], seed: int) -> Iterator[Case]:
+    M, D, N = shape
+    rng = np.random.default_rng([seed, M])
+    for _ in range(COUNT):
+        mu, log_var, eps = rng.standard_normal((3, M, D))
+        log_var = 0.5 * log_var
+        yield Case(mu + np.exp(0.5 * log_var) * eps, mu, log_var, M if estimator == "exact" else N, 1.0, 1.0, 1.0)
+
+
+def _received(loss: StepLoss, case: Case) -> Case:
+    """The case as the framework receives it."""
+    width = loss.arguments.parameterisation
+    arrays = (case.z, case.mu, WIDTHS[width](case.spread))
+    z, mu, spread = (loss.adapter.array(loss.adapter.tensor(a, loss.dtype)) for a in arrays)
+    return case._replace(z=z, mu=mu, spread=spread, parameterisation=width)
+
+
+def _observe(loss: StepLoss, received: Case, gradients: Sequence[str] = ()) -> Observed:
+    constants = {"dataset_size": received.dataset_size}
+    adapter = loss.adapter
+    observed = adapter.observe(loss, received.arrays, constants, loss.dtype, adapter.variants[0], gradients)
+    if np.ndim(observed.values["penalty"]):
+        raise TargetFault(f"the loss is {np.shape(observed.values['penalty'])}; a scalar is needed")
+    return observed
+
+
+def gradients_off(
+    loss: StepLoss, estimator: str, found: Effective, shape: tuple[int, int, int], seed: int
+) -> list[str]:
+    """Arguments in which the gradient is not that of the terms with the weights found."""
+    if not loss.adapter.differentiable:
+        return []
+    received = _received(loss, next(_cases(estimator, shape, seed)))
+    got = _observe(loss, received, ("penalty",)).gradients["penalty"]
+    slopes = truth(received, estimator).gradients
+    k = found.closed_form
+    shares = dict(zip(_TERMS, (found.alpha - k, found.beta - k, found.gamma - k, k), strict=True))
+    off = []
+    for name in received.arrays:
+        parts = [share * slopes[term][name].middle for term, share in shares.items()]
+        if name == "z" and not {"logits", "probabilities"} & loss.takes:
+            parts.append(np.zeros_like(received.z))
+            parts[-1][:, 0] = -3.0 * found.reconstruction / len(received.z)
+        allowed = 100 * FITS[loss.dtype] * np.max(np.sum(np.abs(parts), axis=0))
+        if not np.max(np.abs(got[name] - np.sum(parts, axis=0))) <= allowed:
+            off.append(name)
+    return off
+
+
+# --- their names -----------------------------------------------------------------------------------------------------
+
+
+def in_words(found: Effective) -> str:
+    """The loss as a formula."""
+    parts = [f"{-found.reconstruction:.4g} E[log p(x|z)]"]
+    weights = zip(("MI", "TC", "DWKL"), found.weights.tolist(), strict=True)
+    parts += [f"{weight:.4g} {term}" for term, weight in weights]
+    form = "" if abs(found.closed_form) < 1e-6 else f", {found.closed_form:.4g} of the KL in closed form"
+    return " + ".join(parts).replace("+ -", "- ") + form
+
+
+def names(found: Effective, claimed: Array, shape: tuple[int, int, int], dtype: str) -> list[Fault]:
+    """What is wrong with weights in effect: every reading that fits, `GENERAL` ones last; nothing where right."""
+
+    def same(one: Any, other: Any) -> bool:
+        largest = max(1.0, float(np.max(np.abs(claimed))))
+        return bool(np.max(np.abs(np.subtract(one, other))) <= EQUAL[dtype] * largest)
+
+    r, weights = found.reconstruction, found.weights
+    if same(r, 1.0) and same(weights, claimed):
+        return []
+    said = f"in effect the loss is {in_words(found)}"
+    flipped = claimed * np.array([1.0, -1.0, 1.0])
+    readings = [
+        ("beta-for-beta-minus-one", same(r, 1) and same(weights, claimed + np.array([0, 1, 0])), "KL + beta TC"),
+        ("kl-counted-twice", same(r, 1) and same(weights, claimed + 1), "the KL besides its parts"),
+        ("beta-on-every-term", same(r, 1) and same(weights, claimed[1]), "beta times the whole KL: beta-VAE"),
+        ("sign-flipped", same(r, 1) and same(weights, flipped), "the TC has the wrong sign"),
+    ]
+    fitting = [Fault(name, f"{words}; {said}") for name, fits, words in readings if fits]
+    return fitting or _scaled(found, claimed, shape, said, same)
+
+
+def _scaled(
+    found: Effective, claimed: Array, shape: tuple[int, int, int], said: str, same: Callable[[Any, Any], bool]
+) -> list[Fault]:
+    """Names where the reconstruction, or the penalty, or both are multiplied by something."""
+    M, D, _ = shape
+    r = found.reconstruction
+    factor = float(found.weights @ claimed / (claimed @ claimed))  # of the penalty
+    if not same(found.weights / max(abs(factor), 1e-9), claimed * np.sign(factor)):
+        return [Fault("unknown", f"{said}, for the weights {', '.join(f'{w:g}' for w in claimed)}")]
+    known = {float(M): "sum-not-mean", -1.0: "sign-flipped", 1.0 / D: "divided-by-d"}
+    if same(r, factor):
+        found_ids = [name for value, name in known.items() if same(r, value)]
+        words = "the objective, to be maximised, and not a loss" if same(r, -1) else f"all is {r:.4g} times too much"
+        return [Fault(name, f"{words}; {said}") for name in (*found_ids, GENERAL)]
+    if same(r, 1.0):
+        found_ids = [name for value, name in known.items() if same(factor, value)]
+        words = f"the penalty is {factor:.4g} times what it should be, the reconstruction is right"
+        return [Fault(name, f"{words}; {said}") for name in (*found_ids, GENERAL)]
+    if same(r / factor, -1.0):
+        return [Fault("sign-flipped", f"the reconstruction has the wrong sign; {said}")]
+    causes = {
+        1.0 / PIXELS: f"as a mean over {PIXELS} pixels is",
+        1.0 / (M * PIXELS): "as a mean over samples and pixels is, where the mean over samples is due besides",
+        float(M): "as a sum over the batch is",
+        1.0 / M: "as if it were divided by the batch size twice",
+    }
+    cause = next((words for value, words in causes.items() if same(r, value)), "")
+    beta = claimed[1] * factor / r
+    return [
+        Fault(
+            "reconstruction-scaled",
+            f"the reconstruction is {r:.4g} times what it should be{cause and ', ' + cause}, "
+            f"so that beta is {beta:.4g} in effect; {said}",
+        )
+    ]

@@ -1,0 +1,236 @@
+"""What surrounds the penalty: right samplers, losses and warm-ups pass, planted mistakes in them get their names."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+from wrong_steps import BETA, STEPS, pixels
+
+from tcvae_ref import cli
+from tcvae_ref.checks import InputError
+from tcvae_ref.oracle import machine_report, sampler, whole_loss
+from tcvae_ref.oracle.training_step import check_step
+from tcvae_ref.oracle.types import Verdict
+
+jax.config.update("jax_enable_x64", True)
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_named_as_planted(name, framework):
+    torch.manual_seed(0)
+    part = name.partition(":")[0]
+    report = check_step(**STEPS[name].make(framework), beta=BETA)
+    found = [one.id for one in report.diagnosis]
+    assert found[:1] == ([STEPS[name].diagnosis] if STEPS[name].diagnosis else []), report.diagnosis
+    assert all("fits as well" in one.evidence for one in report.diagnosis[1:]), "of a penalty alone some look alike"
+    judged = {result.check: result.verdict for result in report.results}
+    if not found:
+        assert set(judged.values()) == {Verdict.PASS}
+    else:
+        expected = Verdict.WRONG_GRADIENT if found[0] == "detached-sample" else Verdict.WRONG
+        assert judged[part] == expected
+        assert report.exit_status == 1
+    assert machine_report.from_json(json.loads(json.dumps(machine_report.to_json(report)))) == report
+
+
+def right_sampler(mu, log_var):
+    return mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+
+
+def test_a_right_sampler_is_never_accused():
+    """Of 40 seeds none; each makes 20 comparisons with averages."""
+    for seed in range(40):
+        torch.manual_seed(seed)
+        report = check_step(sampler=right_sampler, seed=seed)
+        assert report.verdict is Verdict.PASS, report.results
+
+
+@pytest.mark.parametrize("width", ["log_var", "log_std", "std", "var"])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_every_parameterisation(width, wrong):
+    sigma = {
+        "log_var": lambda w: torch.exp(w / 2),
+        "log_std": torch.exp,
+        "std": lambda w: w,
+        "var": torch.sqrt,
+    }[width]
+    body = (
+        (lambda mu, w: mu + sigma(w).detach() * torch.randn_like(mu))
+        if wrong
+        else (lambda mu, w: mu + sigma(w) * torch.randn_like(mu))
+    )
+    function = {
+        "log_var": lambda mu, log_var: body(mu, log_var),
+        "log_std": lambda mu, log_std: body(mu, log_std),
+        "std": lambda mu, std: body(mu, std),
+        "var": lambda mu, var: body(mu, var),
+    }[width]
+    torch.manual_seed(1)
+    report = check_step(sampler=function, framework="torch")
+    assert [one.id for one in report.diagnosis] == (["detached-sample"] if wrong else [])
+
+
+@pytest.mark.parametrize("name", ["eps", "noise"])
+def test_a_sampler_that_is_given_its_noise(name):
+    functions = {
+        "eps": lambda mu, log_var, eps: mu + torch.exp(0.5 * log_var) * eps,
+        "noise": lambda mu, log_var, noise: mu + torch.exp(log_var) * noise,
+    }
+    report = check_step(sampler=functions[name], framework="torch")
+    assert [one.id for one in report.diagnosis] == ([] if name == "eps" else ["log-var-as-log-std"])
+
+
+def test_generators_of_other_frameworks():
+    def with_generator(mu, log_var, rng):
+        return mu + np.exp(0.5 * log_var) * rng.standard_normal(mu.shape)
+
+    assert check_step(sampler=with_generator, framework="numpy").verdict is Verdict.PASS
+
+    def with_torch(mu, log_var, generator):
+        noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype)
+        return mu + torch.exp(0.5 * log_var) * noise
+
+    assert check_step(sampler=with_torch, framework="torch").verdict is Verdict.PASS
+
+
+def test_the_weights_in_effect():
+    loss = whole_loss.understand(
+        "loss", STEPS["loss: KL + beta TC"].make("torch")["loss"],
+        *(__import__("tcvae_ref.oracle.adapters", fromlist=["by_name"]).by_name("torch"), "float64"),
+        {"alpha": 1.0, "beta": BETA, "gamma": 1.0},
+    )  # fmt: skip
+    found = whole_loss.effective(loss, "mws", (5, 3, 40), 0)
+    np.testing.assert_allclose(
+        [found.reconstruction, found.alpha, found.beta, found.gamma, found.closed_form, found.constant],
+        [1, 1, BETA + 1, 1, 1, 0],
+        atol=1e-8,
+    )
+
+
+def test_a_scale_is_named_with_what_beta_is_in_effect():
+    report = check_step(**STEPS["loss: mean over pixels"].make("torch"), beta=BETA)
+    assert "as a mean over samples and pixels" not in report.diagnosis[0].evidence
+    assert f"beta is {BETA * whole_loss.PIXELS:.4g} in effect" in report.diagnosis[0].evidence
+    right = pixels(lambda bce: bce.sum(1).mean())
+    assert check_step(**right("torch"), beta=BETA).verdict is Verdict.PASS
+
+
+def scalar_reconstruction(recon_loss, z, mu, log_var, dataset_size, beta):
+    assert recon_loss.ndim == 0, "a batch mean"
+    return recon_loss + STEPS["loss: right"].make("torch")["loss"](0 * z[:, 0], z, mu, log_var, dataset_size, beta)
+
+
+def test_a_reconstruction_that_is_a_number():
+    assert check_step(loss=scalar_reconstruction, framework="torch").verdict is Verdict.PASS
+
+
+def test_weights_that_are_fixed_inside():
+    inner = STEPS["loss: right"].make("torch")["loss"]
+
+    def fixed(nll, z, mu, log_var, dataset_size):
+        return inner(nll, z, mu, log_var, dataset_size, 4.0)
+
+    assert check_step(loss=fixed, framework="torch", beta=4.0).verdict is Verdict.PASS
+    wrong = check_step(loss=fixed, framework="torch", beta=6.0)
+    assert wrong.verdict is Verdict.WRONG
+    assert "4 TC" in wrong.results[0].message
+
+
+# --- weights as a function of the step -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("weights", "found"), [
+    (lambda step: 6.0, []),
+    (lambda step: min(6.0, 6.0 * step / 1000), []),
+    (lambda step: {"beta": min(6.0, 1 + 5 * step / 1000)}, []),
+    (lambda step: tuple(w * min(1.0, step / 1000) for w in (1.0, 6.0, 1.0)), []),
+    (lambda step: (1.0, 6.0, min(1.0, step / 1000)), ["annealing-on-one-term"]),
+    (lambda step: {"alpha": min(1.0, step / 1000)}, ["annealing-on-one-term"]),
+    (lambda step: (min(1.0, step / 1000), 6.0, min(1.0, step / 1000)), ["annealing-on-one-term"]),
+    (lambda step: (1.0, min(5.0, step / 1000), 1.0), ["unknown"]),
+])  # fmt: skip
+def test_weights_of_the_step(weights, found):
+    assert [one.id for one in check_step(weights=weights, beta=6.0).diagnosis] == found
+
+
+def test_a_warm_up_that_was_meant():
+    only_gamma = lambda step: (1.0, 6.0, min(1.0, step / 1000))  # noqa: E731
+    assert check_step(weights=only_gamma, warm_up=["DWKL"]).verdict is Verdict.PASS
+    only_beta = lambda step: (1.0, min(6.0, step / 100), 1.0)  # noqa: E731
+    assert check_step(weights=only_beta, warm_up=["MI", "TC", "DWKL"]).verdict is Verdict.WRONG
+
+
+# --- what cannot be judged -------------------------------------------------------------------------------------------
+
+
+def test_faults_are_reported():
+    def raises(mu, log_var):
+        raise ValueError("no such width")
+
+    report = check_step(sampler=raises, framework="torch", weights=lambda step: "six")
+    assert [result.verdict for result in report.results] == [Verdict.ERROR] * 2
+    assert "no such width" in report.results[0].message
+    assert "'six'" in report.results[1].message
+    short = check_step(sampler=lambda mu, log_var: mu[:, 0], framework="torch")
+    assert "(2048,)" in short.results[0].message
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({}, "nothing is handed over"),
+    ({"sampler": lambda mu: mu, "framework": "torch"}, "a sampler takes mu and a width"),
+    ({"sampler": lambda mu, log_var, colour: mu, "framework": "torch"}, "'colour' of the sampler is not understood"),
+    ({"weights": lambda step: 1, "steps": (5, 1)}, "numbers that grow"),
+    ({"weights": lambda step: 1, "warm_up": ["KL"]}, "warm_up"),
+    ({"weights": lambda step: 1, "estimator": "qqq"}, "estimator"),
+    ({"loss": lambda nll, z, mu: z, "framework": "torch"}, "the width"),
+])  # fmt: skip
+def test_refusals(options, match):
+    with pytest.raises(InputError, match=match):
+        check_step(**options)
+
+
+def test_the_gradients_of_a_loss_count():
+    """Right values, with gradients of TC that are half of what they should be."""
+    right = STEPS["loss: right"].make("torch")["loss"]
+
+    def halved(nll, z, mu, log_var, dataset_size, beta):
+        value = right(nll, z, mu, log_var, dataset_size, beta)
+        return 0.5 * value + 0.5 * value.detach()
+
+    report = check_step(loss=halved, framework="torch")
+    assert report.verdict is Verdict.WRONG
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+MODULE = """
+import torch
+
+def sample(mu, log_var):
+    return mu + torch.exp(log_var) * torch.randn_like(mu)
+
+def warm_up(step):
+    return 1.0, 6.0, min(1.0, step / 5000)
+"""
+
+
+def test_the_command(tmp_path, capsys):
+    path = tmp_path / "training_code.py"
+    path.write_text(MODULE)
+    arguments = ["check-step", "--sampler", f"{path}:sample", "--weights", f"{path}:warm_up"]
+    assert cli.main([*arguments, "--json", str(tmp_path / "report.json")]) == 1
+    printed = capsys.readouterr().out
+    assert "log-var-as-log-std" in printed
+    assert "DWKL 0 at 0" in printed
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert [one["id"] for one in content["diagnosis"]] == ["log-var-as-log-std", "annealing-on-one-term"]
+    assert cli.main([*arguments[:1], *arguments[3:], "--warm-up", "DWKL"]) == 0
+    assert cli.main(["check-step"]) == 2
+    assert "nothing is handed over" in capsys.readouterr().err
+
+
+def test_scales_are_those_of_the_sampler():
+    assert {sampler.SCALES[0.0], sampler.SCALES[1.0]} == {"unit-noise", "log-var-as-log-std"}
