@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tcvae_ref.checks import InputError
+from tcvae_ref.oracle.adapters import common
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, key
 from tcvae_ref.oracle.judging import WIDTHS
@@ -151,13 +152,9 @@ class _Sampler:
 def _random_state(framework: str, seed: int) -> Any:
     """What a framework's samplers take: a key of JAX, a generator of PyTorch, NumPy's else."""
     if framework == "jax":
-        import jax
-
-        return jax.random.key(seed)
+        return common.framework("jax").random.key(seed)
     if framework == "torch":
-        import torch
-
-        return torch.Generator().manual_seed(seed)
+        return common.framework("torch").Generator().manual_seed(seed)
     return np.random.default_rng(seed)
 
 
