@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -199,21 +199,39 @@ class NpzReader:
 
     def blocks(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any], Iterator[NDArray[Any]]]:
         """Shape and dtype of an array, and an iterator over blocks of whole rows along its first axis."""
+        shape, dtype, _, blocks = self._stored(name, fortran=False)
+        return shape, dtype, blocks
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read a whole array, in either order."""
+        shape, dtype, fortran, blocks = self._stored(name, fortran=True)
+        parts = list(blocks)
+        array = np.concatenate(parts) if parts else np.empty(0, dtype)
+        return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+    def _stored(
+        self, name: str, *, fortran: bool
+    ) -> tuple[tuple[int, ...], np.dtype[Any], bool, Iterator[NDArray[Any]]]:
+        """Shape, dtype, whether in Fortran order, and blocks of whole rows along the axis that varies slowest."""
         self.require(name)
-        with self._guarded(name):
-            info = self._zip.getinfo(f"{name}.npy")
-            file = self._zip.open(info)
-            shape, dtype, order, header = self._header(name, file)
-            rows, row_shape = (shape[0], shape[1:]) if shape else (1, ())
-            row_bytes = math.prod(row_shape) * dtype.itemsize
-            np.empty((0, *row_shape), dtype)  # a shape NumPy can hold
-        if header + rows * row_bytes != info.file_size:
-            raise InputError(
-                f"{self.path}: {name} declares {shape} {dtype} and holds {info.file_size - header} bytes; "
-                "the file is damaged"
-            )
-        if order and len(shape) > 1:
-            raise InputError(f"{self.path}: {name} is in Fortran order; save numpy.ascontiguousarray of it")
+        with ExitStack() as refused:
+            with self._guarded(name):
+                info = self._zip.getinfo(f"{name}.npy")
+                file = refused.enter_context(self._zip.open(info))
+                shape, dtype, order, header = self._header(name, file)
+                order = order and len(shape) > 1
+                stored = shape[::-1] if order else shape
+                rows, row_shape = (stored[0], stored[1:]) if stored else (1, ())
+                row_bytes = math.prod(row_shape) * dtype.itemsize
+                np.empty((0, *row_shape), dtype)  # a shape NumPy can hold
+            if header + rows * row_bytes != info.file_size:
+                raise InputError(
+                    f"{self.path}: {name} declares {shape} {dtype} and holds {info.file_size - header} bytes; "
+                    "the file is damaged"
+                )
+            if order and not fortran:
+                raise InputError(f"{self.path}: {name} is in Fortran order; save numpy.ascontiguousarray of it")
+            refused.pop_all()  # from here on the iterator closes the file
         step = max(1, _BLOCK // max(row_bytes, 1))
 
         def read() -> Iterator[NDArray[Any]]:
@@ -224,13 +242,7 @@ class NpzReader:
                     yield np.frombuffer(data, dtype).reshape(count, *row_shape)
                 file.read(1)  # the end of the member: here its checksum is compared
 
-        return shape, dtype, read()
-
-    def array(self, name: str) -> NDArray[Any]:
-        """Read a whole array."""
-        shape, dtype, blocks = self.blocks(name)
-        parts = list(blocks)
-        return (np.concatenate(parts) if parts else np.empty(0, dtype)).reshape(shape)
+        return shape, dtype, order, read()
 
     def _header(self, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
         version = np.lib.format.read_magic(file)

@@ -14,20 +14,38 @@ PACKAGE = Path(tcvae_ref.__file__).parent
 REFERENCE = ("gaussian", "likelihood", "estimators", "decomposition", "objectives", "networks", "checks", "types")
 ROOMS = {
     "data": {"checks", "types", "files"},
-    "metrics": {*REFERENCE},
+    "metrics": {*REFERENCE, "files"},
     "training": {*REFERENCE, "data", "files"},
     "oracle": {*REFERENCE, "files", "progress"},
 }
 ALONE = {
     "files": {"checks"},
     "progress": {"types"},
-    "evaluation": {*REFERENCE, "data", "metrics"},
+    "representations": {"checks", "types", "files", "data"},
+    "scores": {*REFERENCE, "metrics", "representations"},
+    "evaluation": {*REFERENCE, "data", "metrics", "representations", "scores"},
     "figures": {*REFERENCE, "data", "metrics", "files"},
 }
+COMMAND_LINE = {"cli", "command_parts", "evaluate_commands"}
+"""The only modules that put rooms together; nothing but they imports them."""
 EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest", "matplotlib"}
 """What single modules of the oracle use; frameworks are imported by their names, by the adapters."""
+EXTRAS = {"oracle": EXTRAS_OF_THE_ORACLE, "metrics": {"sklearn", "dask"}}
+"""What single modules of a room use, and import when they are called or are not imported without."""
 
-HEAVY = ("numba", "torch", "jax", "matplotlib", "hypothesis", "flint", "tcvae_kernels", "rich", "sklearn", "PIL")
+HEAVY = (
+    "numba",
+    "torch",
+    "jax",
+    "matplotlib",
+    "hypothesis",
+    "flint",
+    "tcvae_kernels",
+    "rich",
+    "sklearn",
+    "PIL",
+    "dask",
+)
 
 
 def imports(path):
@@ -66,7 +84,7 @@ def test_the_reference_stands_alone(module):
 
 @pytest.mark.parametrize(("room", "path"), [(r, p) for r in ROOMS for p in sorted((PACKAGE / r).glob("*.py"))])
 def test_rooms_use_the_reference_and_their_neighbours_below(room, path):
-    assert outside(path) <= {"numpy", "scipy", "autograd"} | (EXTRAS_OF_THE_ORACLE if room == "oracle" else set())
+    assert outside(path) <= {"numpy", "scipy", "autograd"} | EXTRAS.get(room, set())
     allowed = ROOMS[room] | {room, "__version__"}
     assert inside(path) <= allowed, inside(path) - allowed
 
@@ -96,10 +114,12 @@ def test_the_pytest_plugin_imports_only_pytest():
 
 
 def test_every_module_has_its_doors():
-    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "cli"}
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", *COMMAND_LINE}
     assert modules == {*REFERENCE, *ALONE}
     assert {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()} == set(ROOMS)
-    assert all("cli" not in inside(path) for path in PACKAGE.rglob("*.py"))
+    of_the_command_line = {PACKAGE / f"{module}.py" for module in COMMAND_LINE}
+    assert all(not inside(path) & COMMAND_LINE for path in PACKAGE.rglob("*.py") if path not in of_the_command_line)
+    assert all("cli" not in inside(path) for path in of_the_command_line)
 
 
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda path: path.stem)

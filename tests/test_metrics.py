@@ -1,146 +1,22 @@
-"""Entropies, MIG and the exact decomposition: closed forms, adaptive quadrature, and Monte Carlo within its error."""
+"""MIG and the exact decomposition: closed forms, and Monte Carlo within its error."""
 
-import itertools
 import math
-import tracemalloc
 
 import naive
 import numpy as np
 import pytest
-from scipy import integrate
 
 from tcvae_ref import InputError, kl_to_standard_normal
 from tcvae_ref.metrics import (
     decomposition_exact,
     dimension_wise_kl_exact,
-    entropy,
     mig_quadrature,
-    mixture_entropies,
 )
-
-GAUSSIAN = 0.5 * math.log(2 * math.pi * math.e)  # entropy of N(0, 1)
-NO_LABELS = np.zeros((1, 0), dtype=int)
+from tcvae_ref.metrics.mig import gaps, prepared
 
 
 def grid_classes(*sizes):
     return np.indices(sizes).reshape(len(sizes), -1).T
-
-
-class TestEntropies:
-    @pytest.mark.parametrize("sigma", [1e-6, 1.0, 1e3])
-    def test_one_gaussian(self, sigma):
-        result = mixture_entropies(np.array([3.0]), np.array([2 * math.log(sigma)]), NO_LABELS)
-        assert result.marginal == pytest.approx(GAUSSIAN + math.log(sigma), abs=1e-12)
-
-    def test_two_far_components_add_log_2(self):
-        result = mixture_entropies(np.array([0.0, 500.0]), np.zeros(2), np.array([[0], [1]]))
-        assert result.marginal == pytest.approx(GAUSSIAN + math.log(2), abs=1e-12)
-        assert result.conditional[0] == pytest.approx(GAUSSIAN, abs=1e-12)
-
-    def test_duplicates_change_nothing(self):
-        mu, log_var = np.array([0.0, 1.0, 1.5]), np.array([0.0, -1.0, 0.5])
-        once = mixture_entropies(mu, log_var, np.zeros((3, 0), int)).marginal
-        thrice = mixture_entropies(np.tile(mu, 3), np.tile(log_var, 3), np.zeros((9, 0), int)).marginal
-        assert once == pytest.approx(thrice, abs=1e-12)
-
-    def test_against_adaptive_quadrature(self):
-        """Twenty random mixtures with widths over a factor of 50, integrated piece by piece by QUADPACK."""
-        rng = np.random.default_rng(0)
-        for _ in range(20):
-            n = int(rng.integers(2, 7))
-            mu, log_var = 2 * rng.standard_normal(n), rng.uniform(-6, 2, n)
-            labels = rng.integers(0, 2, (n, 1))
-            labels[:2, 0] = [0, 1]
-
-            def integral(members, mu=mu, log_var=log_var):
-                m, v = mu[members].tolist(), log_var[members].tolist()
-                sigma = np.exp(0.5 * log_var[members])
-                edges = np.unique(np.concatenate([mu[members] + k * sigma for k in (-12, -4, -1, 0, 1, 4, 12)]))
-
-                def integrand(t):
-                    q = naive.mixture_density(t, m, v)
-                    return -q * math.log(q) if q > 0 else 0.0
-
-                pieces = itertools.pairwise(edges)
-                return sum(integrate.quad(integrand, a, b, epsabs=1e-13, epsrel=1e-12)[0] for a, b in pieces)
-
-            result = mixture_entropies(mu, log_var, labels)
-            assert result.marginal == pytest.approx(integral(np.arange(n)), abs=1e-10)
-            groups = [np.flatnonzero(labels[:, 0] == v) for v in (0, 1)]
-            expected = sum(len(g) / n * integral(g) for g in groups)
-            assert result.conditional[0] == pytest.approx(expected, abs=1e-10)
-            assert result.error <= 1e-10
-
-    @pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
-    def test_the_error_estimate_is_one(self, tolerance, monkeypatch):
-        """Loose tolerances on many mixtures, from a first step twice the usual: the error stays below the reported."""
-        rng = np.random.default_rng(1)
-        monkeypatch.setattr(entropy, "FIRST_STEP", 2 * entropy.FIRST_STEP)
-        for _ in range(300):
-            n = int(rng.integers(1, 6))
-            mu, log_var = rng.uniform(1, 10) * rng.standard_normal(n), rng.uniform(-3, 0, n)
-            best = mixture_entropies(mu, log_var, np.zeros((n, 0), int), tolerance=1e-12).marginal
-            rough = mixture_entropies(mu, log_var, np.zeros((n, 0), int), tolerance=tolerance)
-            assert abs(rough.marginal - best) <= rough.error + 1e-12
-            assert rough.error <= tolerance
-
-    def test_one_small_change_can_be_an_accident(self, monkeypatch):
-        """Two components 8.5 sigma apart: at some steps two sums agree by chance far better than they are right."""
-        mu, log_var, none = np.array([0.0, 8.5]), np.zeros(2), np.zeros((2, 0), int)
-        best = mixture_entropies(mu, log_var, none, tolerance=1e-13).marginal
-        for first in (0.25, 0.5, 1.0, 2.0):
-            monkeypatch.setattr(entropy, "FIRST_STEP", first)
-            rough = mixture_entropies(mu, log_var, none, tolerance=1e-4)
-            assert abs(rough.marginal - best) <= rough.error
-
-    def test_blocks_do_not_matter(self, monkeypatch):
-        rng = np.random.default_rng(2)
-        mu, log_var, labels = rng.standard_normal(300), rng.uniform(-4, 0, 300), rng.integers(0, 3, (300, 2))
-        whole = mixture_entropies(mu, log_var, labels)
-        monkeypatch.setattr(entropy, "_BLOCK", 1000)
-        pieces = mixture_entropies(mu, log_var, labels)
-        np.testing.assert_allclose(
-            [pieces.marginal, *pieces.conditional], [whole.marginal, *whole.conditional], rtol=1e-13
-        )
-
-    def test_few_narrow_among_many_wide(self):
-        """Blocks are made of components of one width: no array grows with the widest times the number of all."""
-        rng = np.random.default_rng(3)
-        mu = rng.standard_normal(6000)
-        log_var = np.where(np.arange(6000) < 3300, 2 * math.log(1e-3), 0.0)
-        tracemalloc.start()
-        mixture_entropies(mu, log_var, np.zeros((6000, 0), int))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 400e6
-
-    def test_the_origin_does_not_matter(self):
-        mu, log_var, labels = np.array([0.0, 2e-9, 5e-9]), np.full(3, 2 * math.log(1e-9)), np.array([[0], [0], [1]])
-        near, far = mixture_entropies(mu, log_var, labels), mixture_entropies(mu + 2.0**-10, log_var, labels)
-        assert far.marginal == pytest.approx(near.marginal, abs=1e-6)  # the shift itself rounds mu by 1e-19
-        narrow = mixture_entropies(np.array([1e6, 1e6]), np.full(2, 2 * math.log(1e-12)), np.zeros((2, 1), int))
-        assert narrow.marginal == pytest.approx(GAUSSIAN + math.log(1e-12), abs=1e-10)
-
-    def test_refusals(self):
-        with pytest.raises(InputError, match="of their widths"):
-            mixture_entropies(np.array([0.0, 1.0]), np.full(2, 2 * math.log(1e-17)), np.zeros((2, 0), int))
-        with pytest.raises(TypeError, match="mu is a list"):
-            mixture_entropies([0.0], np.zeros(1), NO_LABELS)
-        for labels in ([[0]], None, np.zeros((1, 1)), np.zeros(1, int)):
-            with pytest.raises(InputError, match="labels are"):
-                mixture_entropies(np.zeros(1), np.zeros(1), labels)
-        for log_var in (-1500.0, 1500.0):
-            with pytest.raises(InputError, match="log_var lies in"):
-                mixture_entropies(np.zeros(1), np.array([log_var]), NO_LABELS)
-        for tolerance in (0.0, math.nan):
-            with pytest.raises(InputError, match="tolerance"):
-                mixture_entropies(np.zeros(1), np.zeros(1), NO_LABELS, tolerance)
-        with pytest.raises(InputError, match="more than 67108864 numbers"):
-            mixture_entropies(np.array([0.0, 1.0]), np.array([-38.0, 0.0]), np.zeros((2, 0), int))
-        with pytest.raises(InputError, match="labels"):
-            mixture_entropies(np.zeros(2), np.zeros(2), np.zeros((3, 1), int))
-        with pytest.raises(InputError, match="nan"):
-            mixture_entropies(np.array([np.nan]), np.zeros(1), NO_LABELS)
 
 
 class TestMIG:
@@ -208,6 +84,76 @@ class TestMIG:
             ratios.append(math.log(given / naive.mixture_density(t, mu[:, 0].tolist(), log_var[:, 0].tolist())))
         error = np.std(ratios) / math.sqrt(len(ratios))
         assert abs(np.mean(ratios) - result.information[0, 1]) < 4 * error
+
+    def test_collapsed_codes_score_nothing(self):
+        """All posteriors are the prior: nothing is known, whatever the factors."""
+        result = mig_quadrature(np.zeros((24, 3)), np.zeros((24, 3)), grid_classes(2, 3, 4))
+        np.testing.assert_allclose(result.information, 0.0, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(result.entropies, 0.5 * math.log(2 * math.pi * math.e), rtol=0, atol=1e-14)
+        assert abs(result.score) < 1e-14
+
+    def test_weights_are_duplicated_inputs(self):
+        rng = np.random.default_rng(7)
+        mu, log_var, classes = rng.standard_normal((9, 3)), rng.uniform(-4, 0, (9, 3)), rng.integers(0, 3, (9, 2))
+        classes[:3], times = np.arange(3)[:, None], np.array([1, 2, 3, 0, 1, 0, 4, 1, 1])
+        weighted = mig_quadrature(mu, log_var, classes, weights=times / 7)
+        repeated = mig_quadrature(*(np.repeat(a, times, axis=0) for a in (mu, log_var, classes)))
+        for name in ("score", "gaps", "information", "entropies", "factor_entropies"):
+            np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=0, atol=1e-13)
+        assert mig_quadrature(mu, log_var, classes).score != pytest.approx(weighted.score, abs=1e-3)
+
+    def test_scales_from_1e_6_to_1e3_in_each_latent(self):
+        """Invariant under permutations to 1e-12 there as well; half of the inputs tell the factor's value exactly."""
+        rng = np.random.default_rng(8)
+        classes = grid_classes(2, 3, 4)
+        mu, log_var = 10 * rng.standard_normal((24, 2)), 2 * rng.uniform(math.log(1e-6), math.log(1e3), (24, 2))
+        result, rows = mig_quadrature(mu, log_var, classes), rng.permutation(24)
+        other = mig_quadrature(mu[rows], log_var[rows], classes[rows])
+        np.testing.assert_allclose(other.information, result.information, rtol=0, atol=1e-12)
+        assert result.error.information.max() < 1e-9
+        assert np.all(result.information > 0)
+
+    def test_errors_of_every_number(self):
+        rng = np.random.default_rng(9)
+        classes, D = grid_classes(3, 4), 3
+        mu, log_var = 3 * rng.standard_normal((12, D)), rng.uniform(-5, 0, (12, D))
+        best = mig_quadrature(mu, log_var, classes, tolerance=1e-13)
+        rough = mig_quadrature(mu, log_var, classes, tolerance=1e-4)
+        for name in ("score", "gaps", "information", "entropies"):
+            ours, errors = getattr(rough, name), np.asarray(getattr(rough.error, name))
+            assert np.shape(ours) == errors.shape
+            assert np.all(np.abs(ours - getattr(best, name)) <= errors + getattr(best.error, name))
+            assert 0 < errors.min() <= errors.max() < 1e-3
+        np.testing.assert_allclose(rough.factor_entropies, np.log([3, 4]), rtol=1e-15)
+        np.testing.assert_allclose(rough.error.gaps, 2 * rough.error.information.max(axis=0) / np.log([3, 4]))
+        assert rough.error.score == pytest.approx(rough.error.gaps.mean())
+
+    def test_the_gap_is_between_the_two_largest(self):
+        information = np.array([[0.1, 0.5], [0.4, 0.2], [0.3, 0.9]])
+        np.testing.assert_allclose(gaps(information, np.array([1.0, 2.0])), [0.1, 0.2])
+
+    def test_preparation(self):
+        """Values are numbered in their order, those without weight are not; p(n) sums to 1."""
+        classes = np.array([[9, -1], [2, -1], [9, 5], [4, 5]])
+        given = prepared("here", np.zeros((4, 2)), np.zeros((4, 2)), classes, np.array([2.0, 0.0, 1.0, 1.0]))
+        assert given.labels[[0, 2, 3]].tolist() == [[1, 0], [1, 1], [0, 1]]
+        assert 0 <= given.labels[1, 0] < 2
+        assert given.sizes == [2, 2]
+        np.testing.assert_allclose(given.p, [0.5, 0, 0.25, 0.25])
+        h = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+        np.testing.assert_allclose(given.factor_entropies, [h, math.log(2)], rtol=1e-15)
+
+    @pytest.mark.parametrize(
+        ("weights", "match"),
+        [
+            (np.array([1.0, 1.0, 0.0, 0.0]), "factor 0 has a single value"),
+            (np.array([1.0, 1.0, -1.0, 1.0]), "weights lie in"),
+            (np.ones(3), "weights has shape"),
+        ],
+    )
+    def test_refused_weights(self, weights, match):
+        with pytest.raises(InputError, match=match):
+            mig_quadrature(np.zeros((4, 2)), np.zeros((4, 2)), grid_classes(2, 2), weights=weights)
 
     @pytest.mark.parametrize(
         ("mu", "classes", "match"),
@@ -283,7 +229,7 @@ class TestDecomposition:
             progress=lambda *a: seen.append(a),
         )
         assert len(seen) > 1
-        assert seen[-1] == (50, 50)
+        assert seen[-1] == (self.N, self.N)
 
     @pytest.mark.parametrize(
         ("index", "eps", "match"),

@@ -6,6 +6,7 @@ import numpy as np
 import problems
 import pytest
 import test_data
+import test_entropy
 import test_estimators
 import test_metrics
 import test_reference
@@ -208,7 +209,7 @@ ELSEWHERE = {
         entropy,
         "xlogy",
         lambda a, b: np.zeros_like(a) if a is not b else xlogy(a, b),
-        test_metrics.TestEntropies().test_against_adaptive_quadrature,
+        test_entropy.TestAgainstOthers().test_adaptive_quadrature,
     ),
     "standard error without the root of S": (
         metrics.decomposition,

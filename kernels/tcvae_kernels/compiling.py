@@ -42,13 +42,17 @@ def _adam(dtype: str) -> None:
 
 
 def _densities(dtype: str) -> None:
-    label = [np.zeros(2, np.int64)]
-    mixture.group_densities(np.array([0.0, 1.0]), np.array([1.0, 1.0]), label, [1], -10.0, 0.5, 90)
+    two, ones = np.zeros(2, np.int64), np.ones(2)
+    mixture.group_densities(two, two + 2, ones, ones, ones, np.zeros((1, 2), np.int32), (1, 4))
+
+
+def _points(dtype: str) -> None:
+    mixture.log_density(*_inputs(dtype)[:4])
 
 
 TRAINING: tuple[Callable[[str], None], ...] = (_value_and_gradient, _likelihood, _layers, _adam)
 """What a training step calls."""
-EVALUATION: tuple[Callable[[str], None], ...] = (_values, _densities)
+EVALUATION: tuple[Callable[[str], None], ...] = (_values, _densities, _points)
 """What an evaluation calls."""
 
 

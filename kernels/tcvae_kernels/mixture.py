@@ -1,8 +1,8 @@
 """Mixtures of millions of components, in memory for the components and the results alone.
 
     log_density       log sum_n w_n N(x; mu_n, sigma_n^2)              at many points, one dimension
-    group_densities   sum_{n in a group} N(z; mu_n, sigma_n^2) / N     on a uniform grid, for the entropies of
-                                                                       `tcvae_ref.metrics.entropy`
+    group_densities   sum_{n in a group} height_n exp(-t_n^2 / 2)       on windows of a uniform grid, for the entropies
+                                                                       of `tcvae_ref.metrics.entropy`
     log_joint         log 1/N sum_n q(z_i|n) and the marginals         at many samples
 
 As in `pairwise` a logarithm is carried doubled: g_n - t^2 with t = (x - mu_n) / sigma_n, and heights
@@ -11,7 +11,6 @@ A point whose sum underflows is done again from its true maximum, as every point
 that precision would suffer.
 """
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -29,8 +28,6 @@ from tcvae_ref.types import Array, LogQz, ProgressHook
 BLOCK = 1024
 """Points of a block at most; no result depends on it."""
 LARGEST_LOG_WEIGHT = 1e30
-REACH = 9.0
-"""Components are added to a grid within this many sigma, as in `tcvae_ref.metrics.entropy`."""
 STRETCHES, SHORTEST_STRETCH = 64, 128
 """A grid is cut into at most so many stretches, none shorter than this but the last."""
 
@@ -227,98 +224,106 @@ def _check_mixture(where: str, points: Array, mu: Array, log_var: Array, log_wei
 
 
 @jit
-def add_densities(mu, s, height, first, window, cells, z, left, begin, end, E, sums):
-    """Add the components begin ... end - 1 to a stretch of the grid, the points z = left, left + 1, ...
+def add_densities(first, length, t, dt, height, rows, left, right, begin, end, E, sums):
+    """Add the components begin ... end - 1 to the points left ... right - 1.
 
-    sums[cells[k, n], i] += height_n exp(-t^2 / 2) for first_n <= i < first_n + window_n. E, z : (length,),
-    cells : (labellings, N), sums : (rows, points).
+    sums[rows[k, n], first_n + i] += height_n exp(-(t_n + i dt_n)^2 / 2) for 0 <= i < length_n. E : (right - left,).
     """
     vector_loop()
     for n in range(begin, end):
-        start, stop = max(first[n] - left, 0), min(first[n] + window[n] - left, z.size)
+        start, stop = max(first[n], left), min(first[n] + length[n], right)
         if start >= stop:
             continue
-        mu_n, s_n, height_n = mu[n], s[n], height[n]
-        lo, to, count = np.uint64(start), np.uint64(left + start), np.uint64(stop - start)
-        for i in range(count):
-            t = (z[lo + i] - mu_n) * s_n
-            E[i] = height_n * weight(-t * t)
-        for k in range(cells.shape[0]):
-            row = np.uint64(cells[k, n])
-            for i in range(count):
+        t_n, dt_n, height_n = t[n], dt[n], height[n]
+        lo, to, points = start - first[n], np.uint64(start), np.uint64(stop - start)
+        for i in range(points):
+            x = t_n + (lo + np.int64(i)) * dt_n
+            E[i] = height_n * weight(-x * x)
+        for k in range(rows.shape[0]):
+            row = np.uint64(rows[k, n])
+            for i in range(points):
                 sums[row, to + i] += E[i]
 
 
 def group_densities(
-    mu: Array,
-    sigma: Array,
-    labellings: list[NDArray[np.int64]],
-    sizes: list[int],
-    start: float,
-    step: float,
-    points: int,
-) -> list[NDArray[np.float64]]:
-    """Sum of N(z; mu_n, sigma_n^2) / N over each group, on the grid start + step * (0, 1, ... points - 1).
+    first: NDArray[np.int64],
+    length: NDArray[np.int64],
+    t: NDArray[np.float64],
+    dt: NDArray[np.float64],
+    height: NDArray[np.float64],
+    rows: NDArray[np.int32],
+    shape: tuple[int, int],
+) -> NDArray[np.float64]:
+    """Sums of Gaussians over each of several groups : (rows, points), a row for each group.
 
-    The same as `tcvae_ref.metrics.entropy.group_densities`, one array (size, points) for each labelling; no more
-    memory than these and a few numbers per component. Each component is added within `REACH` sigma, to the part of
-    its window that lies on the grid. Threads share the grid out, so every sum has one order.
+    sums[rows[k, n], first_n + i] += height_n exp( - (t_n + i dt_n)^2 / 2 ),   0 <= i < length_n
+
+    The same as `tcvae_ref.metrics.octaves.group_densities`, in no more memory than the result. Threads share the
+    points out, so every sum has one order.
 
     Parameters
     ----------
-    mu, sigma : (N,) of float64
-    labellings : list of (N,) of int
-        Group of each component.
-    sizes : list of int
-        How many groups each labelling has.
+    first, length : (N,) of int64
+        The window of each component, within the points; from left to right: first does not decrease.
+    t, dt, height : (N,) of float64
+        The standardised place of its first point, the standardised step, and the height.
+    rows : (K, N) of int32
+        The rows each component is added to.
+    shape : (int, int)
+        How many rows and points there are.
 
     Raises
     ------
     InputError, TypeError
-        Shapes or dtypes do not fit, entries are not finite, a sigma is not above 0, a group is not below its size.
+        Shapes or dtypes do not fit, entries are not finite, a window leaves the points or comes too late, a row is not
+        below shape[0].
     """
-    _check_groups("group_densities", mu, sigma, labellings, sizes)
-    step = checks.real_number("group_densities", "step", step, 0.0, above=True)
-    points = checks.whole_number("group_densities", "points", points, 1)
-    first = np.ceil((mu - REACH * sigma - start) / step).astype(np.int64)
-    window = np.floor(2.0 * REACH * sigma / step).astype(np.int64) + 2
-    order = np.argsort(first, kind="stable")
-    first, window, mu, sigma = (np.ascontiguousarray(a[order]) for a in (first, window, mu, sigma))
-    ends = np.cumsum([0, *sizes])
-    cells = np.stack([label[order].astype(np.int64) + end for label, end in zip(labellings, ends, strict=False)])
-    s, height = 1.0 / sigma, 1.0 / (math.sqrt(2.0 * math.pi) * sigma * len(mu))
-    sums = np.zeros((int(ends[-1]), points))
-    length, widest = max(SHORTEST_STRETCH, -(-points // STRETCHES)), int(window.max())
+    _check_windows("group_densities", first, length, t, dt, height, rows, shape)
+    first, length, t, dt, height, rows = (np.ascontiguousarray(a) for a in (first, length, t, dt, height, rows))
+    points = shape[1]
+    sums = np.zeros(shape)
+    stretch, widest = max(SHORTEST_STRETCH, -(-points // STRETCHES)), int(length.max(initial=0))
 
     def work(b: int) -> None:
-        left, right = b * length, min(points, (b + 1) * length)
+        left, right = b * stretch, min(points, (b + 1) * stretch)
         begin, end = (int(n) for n in np.searchsorted(first, [left - widest, right]))  # all others end or begin outside
-        z = start + step * np.arange(left, right)
         with np.errstate(all="ignore"):
-            add_densities(mu, s, height, first, window, cells, z, left, begin, end, np.empty_like(z), sums)
+            add_densities(first, length, t, dt, height, rows, left, right, begin, end, np.empty(stretch), sums)
 
-    threads.run(work, -(-points // length))
-    return [sums[begin:end] for begin, end in itertools.pairwise(ends)]
+    threads.run(work, -(-points // stretch))
+    return sums
 
 
-def _check_groups(where: str, mu: Array, sigma: Array, labellings: list[NDArray[np.int64]], sizes: list[int]) -> None:
-    checks.vectors(where, mu=mu, sigma=sigma)
-    if mu.dtype != np.float64:
-        raise InputTypeError(f"{where}: mu and sigma are {mu.dtype}; float64 is needed: convert with .astype")
-    if sigma.min() <= 0:
-        raise InputError(f"{where}: sigma goes down to {sigma.min():g}; it must be above 0: leave such components out")
-    if len(labellings) != len(sizes) or not sizes:
-        raise InputError(f"{where}: {len(labellings)} labellings and {len(sizes)} sizes; each labelling needs its size")
-    for k, (label, size) in enumerate(zip(labellings, sizes, strict=True)):
-        kind = getattr(getattr(label, "dtype", None), "kind", "O")
-        if kind not in "iu" or label.shape != mu.shape:
-            given = f"{label.dtype} {label.shape}" if hasattr(label, "dtype") else f"a {type(label).__name__}"
-            raise InputError(f"{where}: labellings[{k}] is {given}; an array of integers {mu.shape} is needed")
-        if label.min() < 0 or label.max() >= size:
-            raise InputError(
-                f"{where}: labellings[{k}] lies in [{label.min()}, {label.max()}]; sizes[{k}]={size} groups are "
-                f"numbered 0 ... {size - 1}"
-            )
+def _check_windows(
+    where: str,
+    first: NDArray[np.int64],
+    length: NDArray[np.int64],
+    t: NDArray[np.float64],
+    dt: NDArray[np.float64],
+    height: NDArray[np.float64],
+    rows: NDArray[np.int32],
+    shape: tuple[int, int],
+) -> None:
+    checks.vectors(where, t=t, dt=dt, height=height)
+    if t.dtype != np.float64:
+        raise InputTypeError(f"{where}: t, dt and height are {t.dtype}; float64 is needed: convert with .astype")
+    for name, array, dtype, axes in (
+        ("first", first, np.int64, t.shape),
+        ("length", length, np.int64, t.shape),
+        ("rows", rows, np.int32, (len(rows) if hasattr(rows, "__len__") else 0, *t.shape)),
+    ):
+        if getattr(array, "dtype", None) != dtype or array.shape != axes:
+            given = f"{array.dtype} {array.shape}" if hasattr(array, "dtype") else f"a {type(array).__name__}"
+            raise InputError(f"{where}: {name} is {given}; {dtype.__name__} {axes} is needed, like t {t.shape}")
+    if np.any(np.diff(first) < 0):
+        raise InputError(f"{where}: first decreases; sort the windows from left to right")
+    if first[0] < 0 or length.min() < 0 or np.max(first + length) > shape[1]:
+        raise InputError(
+            f"{where}: windows reach from {first[0]} to {np.max(first + length)}; they must lie within the "
+            f"{shape[1]} points: cut them"
+        )
+    if rows.size and (rows.min() < 0 or rows.max() >= shape[0]):
+        raise InputError(f"{where}: rows lie in [{rows.min()}, {rows.max()}]; there are rows 0 ... {shape[0] - 1}")
 
 
 # --- the aggregate posterior at many samples --------------------------------------------------------------------
