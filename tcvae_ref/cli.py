@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import errno
-import importlib.util
 import io
 import os
 import signal
@@ -13,24 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tcvae_ref import __version__, checks, evaluation, figures
+from tcvae_ref import __version__, checks, figures
 from tcvae_ref.checks import InputError
-from tcvae_ref.data import GRIDS, FactorDataset, fidelity, grid, read_npz, render, write_npz
+from tcvae_ref.command_parts import EPILOG, add_kernels, load, machinery, path_argument
+from tcvae_ref.data import GRIDS, FactorDataset, fidelity, write_npz
 from tcvae_ref.data.sprite_files import FIDELITY
-from tcvae_ref.files import check_folder, check_writable, locked, write_json
-from tcvae_ref.networks import Networks
+from tcvae_ref.evaluate_commands import add_evaluate, add_figures
+from tcvae_ref.files import check_folder, check_writable, locked
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.oracle.commands import add_commands
-from tcvae_ref.progress import Progress, Stages
+from tcvae_ref.progress import Progress
 from tcvae_ref.training import (
-    NUMPY,
     PRESETS,
-    Operations,
     Run,
     Settings,
     TrainingDiverged,
@@ -38,12 +35,10 @@ from tcvae_ref.training import (
     initial_state,
     train,
 )
-from tcvae_ref.training.loop import DTYPE, networks
+from tcvae_ref.training.loop import DTYPE
 from tcvae_ref.training.run import FILES, DataSource, Saver
 from tcvae_ref.training.settings import ESTIMATORS, OBJECTIVES
-from tcvae_ref.types import Array
 
-EPILOG = "exit status: 0 done; 1 not done (interrupted, diverged, disk full, below the required share); 2 wrong usage"
 PRESET_GRIDS = {"hearts": "hearts", "paper": "full"}
 _WRONG_PLACE = (
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS),
@@ -65,24 +60,11 @@ def _grid(text: str) -> str | tuple[int, ...]:
         ) from None
 
 
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name ('.' for this folder)")
-    return Path(text)
-
-
 def _widths(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of widths such as 256,256") from None
-
-
-def _add_kernels(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--kernels", choices=KERNELS, default="auto", help="compiled kernels or NumPy (auto: numba where installed)"
-    )
-    parser.add_argument("--threads", type=int, metavar="T", help="of the kernels (all processors)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     training = commands.add_parser("train", help="train a model, or continue a run", epilog=EPILOG)
     training.set_defaults(run=_train)
     where = training.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=_path, metavar="RUN", help="folder of the new run")
-    where.add_argument("--resume", type=_path, metavar="RUN", help="run to continue; --epochs may extend it")
+    where.add_argument("--out", type=path_argument, metavar="RUN", help="folder of the new run")
+    where.add_argument("--resume", type=path_argument, metavar="RUN", help="run to continue; --epochs may extend it")
     images = training.add_mutually_exclusive_group()
     images.add_argument("--grid", type=_grid, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
     images.add_argument("--data", metavar="FILE", help="an npz of the dSprites form, in place of a grid")
@@ -106,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--save-every", type=float, default=5.0, metavar="S", help="least seconds between checkpoints (5)"
     )
-    _add_kernels(training)
+    add_kernels(training)
     group = training.add_argument_group("settings, each in place of the preset's (shown: hearts)")
     default = PRESETS["hearts"]
     group.add_argument("--objective", choices=OBJECTIVES, help=f"what is maximised ({default.objective})")
@@ -129,21 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
         group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} ({shown})")
 
-    evaluating = commands.add_parser("evaluate", help="exact decomposition, MIG and pictures of a run", epilog=EPILOG)
-    evaluating.set_defaults(run=_evaluate)
-    evaluating.add_argument("folder", type=_path, metavar="RUN")
-    evaluating.add_argument("--json", type=_path, metavar="FILE", help="where the numbers go (RUN/evaluation.json)")
-    evaluating.add_argument("--samples", type=int, default=10_000, help="of z, for the Monte-Carlo terms (10000)")
-    evaluating.add_argument("--seed", type=int, default=0, help="of the samples (0)")
-    evaluating.add_argument("--factors", help="to score, such as scale,posX (all that vary, without shape)")
-    _add_kernels(evaluating)
-    evaluating.add_argument("--no-figures", action="store_true", help="numbers only")
-
-    drawing = commands.add_parser("figures", help="pictures of a run", epilog=EPILOG)
-    drawing.set_defaults(run=_figures)
-    drawing.add_argument("folder", type=_path, metavar="RUN")
-    drawing.add_argument("--out", type=_path, metavar="FOLDER", help="where they go (RUN/figures)")
-    drawing.add_argument("--image", type=int, default=None, help="the image whose code is traversed (the middle one)")
+    add_evaluate(commands.add_parser("evaluate", help="exact decomposition, scores and pictures of a model"))
+    add_figures(commands.add_parser("figures", help="pictures of a run"))
 
     timing = commands.add_parser("bench", help="time the estimators side by side with other libraries", add_help=False)
     timing.set_defaults(run=_bench)  # its arguments are its own: tcvae-ref bench --help
@@ -153,90 +122,25 @@ def _parser() -> argparse.ArgumentParser:
     rendering = actions.add_parser("render", help="render a grid into an npz of the official form")
     rendering.set_defaults(run=_data_render)
     rendering.add_argument("--grid", type=_grid, default="hearts", help=f"{', '.join(GRIDS)}, or five sizes (hearts)")
-    rendering.add_argument("--out", type=_path, required=True, metavar="FILE")
+    rendering.add_argument("--out", type=path_argument, required=True, metavar="FILE")
     verifying = actions.add_parser("verify", help="how many images of a real file the re-rendering reproduces")
     verifying.set_defaults(run=_data_verify)
-    verifying.add_argument("file", type=_path, metavar="FILE")
+    verifying.add_argument("file", type=path_argument, metavar="FILE")
     showing = actions.add_parser("show", help="draw some images of a grid or a file")
     showing.set_defaults(run=_data_show)
     images = showing.add_mutually_exclusive_group()
     images.add_argument("--grid", type=_grid, default=None)
     images.add_argument("--data", metavar="FILE")
-    showing.add_argument("--out", type=_path, required=True, metavar="PNG")
+    showing.add_argument("--out", type=path_argument, required=True, metavar="PNG")
 
     add_commands(commands)
     return parser
-
-
-# --- kernels -----------------------------------------------------------------------------------------------
-
-KERNELS = ("auto", "numba", "numpy")
-
-
-class Machinery(NamedTuple):
-    """Compiled kernels or NumPy: what the same loops run on."""
-
-    said: str
-    """For the output: which, and on how many threads."""
-    operations: Operations
-    functions: evaluation.Functions
-
-    def make_ready(self, steps: str, dtype: str) -> None:
-        """Compile what the command will call, visibly: "TRAINING" or "EVALUATION"."""
-        if self.operations is not NUMPY:
-            from tcvae_kernels import compiling
-
-            with Progress("compiling kernels (kept on disk)") as progress:
-                compiling.make_ready(getattr(compiling, steps), dtype, progress)
-
-
-def machinery(choice: str, threads: int | None) -> Machinery:
-    """The kernels, when they are wanted or when numba is there, or NumPy."""
-    if choice != "numpy" and importlib.util.find_spec("numba") is None:
-        if choice == "numba":
-            raise InputError("--kernels numba: numba is not installed; pip install 'tcvae-ref[kernels]'")
-        choice = "numpy"
-    if choice == "numpy":
-        if threads is not None:
-            raise InputError("--threads is for kernels; NumPy takes OMP_NUM_THREADS from the environment")
-        return Machinery("NumPy", NUMPY, evaluation.Functions())
-    import tcvae_kernels
-    from tcvae_kernels import elementwise, mixture
-
-    if threads is not None:
-        tcvae_kernels.set_num_threads(threads)
-    if not tcvae_kernels.COMPILED:
-        raise InputError("kernels: NUMBA_DISABLE_JIT is set; unset it, or take --kernels numpy")
-    operations = Operations(
-        {name: getattr(tcvae_kernels, f"expected_log_qz_{name.replace('-', '_')}") for name in ESTIMATORS},
-        elementwise.bernoulli_log_likelihood,
-        elementwise.relu_layer,
-        elementwise.tanh_layer,
-        elementwise.linear_layer,
-        elementwise.adam_update,
-    )
-    functions = evaluation.Functions(tcvae_kernels.log_qz_exact, mixture.group_densities, 2**36)
-    count = tcvae_kernels.get_num_threads()
-    said = f"compiled kernels on {count} thread{'s' if count > 1 else ''}"
-    return Machinery(said, operations, functions)
 
 
 # --- train -------------------------------------------------------------------------------------------------
 
 _OVERRIDES = [field.name for field in dataclasses.fields(Settings)]
 _WEIGHTS = OBJECTIVES["beta-tcvae"]
-
-
-def _load(source: DataSource) -> FactorDataset:
-    """The data set a run was asked to use."""
-    if source.file is not None:
-        with Progress("reading") as progress:
-            return read_npz(Path(source.file), progress)
-    if source.grid is None:
-        raise InputError("data: neither a grid nor a file is named")
-    chosen = grid(source.grid)
-    with Progress("rendering") as progress:
-        return render(chosen, progress=progress)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -257,7 +161,7 @@ def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, Fact
     file = None if arguments.data is None else str(Path(arguments.data).resolve())
     source = DataSource(None if file else arguments.grid or PRESET_GRIDS[preset], file)
     check_folder(arguments.out)
-    data = _load(source)
+    data = load(source)
     settings.steps(len(data))
     state = initial_state(settings, data.images.pixels)  # networks that do not fit into memory fail here
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -285,7 +189,7 @@ def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run
             + (f", which has {has[name]}" if name in has else "")
             + "; a run is continued as it is (only --epochs can be raised): start a new one with --out"
         )
-    data = _load(run.source)
+    data = load(run.source)
     run.check_data(data)
     state = run.load(data.images.pixels, len(data))  # before anything is changed
     return (run.extend(epochs) if epochs > run.settings.epochs else run), data, state
@@ -357,132 +261,12 @@ def _live(terms: ElboTerms) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, terms, strict=True))
 
 
-# --- evaluate and figures ----------------------------------------------------------------------------------
-
-
-class _Trained(NamedTuple):
-    """A run that has been opened: everything the numbers and pictures are made from."""
-
-    run: Run
-    data: FactorDataset
-    history: NDArray[np.float64]
-    networks: Networks
-    mu: Array
-    log_var: Array
-
-
-def _open(folder: Path) -> _Trained:
-    run = Run.open(folder)
-    data = _load(run.source)
-    run.check_data(data)
-    state = run.load(data.images.pixels, len(data))
-    if state.step == 0:
-        raise InputError(f"{folder}: nothing is trained yet; tcvae-ref train --resume {folder}")
-    steps = run.settings.steps(len(data))
-    if state.step < steps:
-        print(f"note: the run stands at step {state.step:,} of {steps:,}", file=sys.stderr)
-    trained = networks(run.settings, state.parameters)
-    with Progress("encoding") as progress:
-        mu, log_var = evaluation.posteriors(trained, data, progress)
-    return _Trained(run, data, state.history, trained, mu, log_var)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    Run.open(arguments.folder)
-    path = arguments.json or arguments.folder / "evaluation.json"
-    if check_writable(path) in [(arguments.folder / name).resolve() for name in FILES]:
-        raise InputError(f"{path}: belongs to the run itself; choose another name")
-    if not arguments.no_figures:
-        check_folder(arguments.folder / "figures")
-    chosen = machinery(arguments.kernels, arguments.threads)
-    trained = _open(arguments.folder)
-    wanted = None if arguments.factors is None else arguments.factors.split(",")
-    chosen.make_ready("EVALUATION", "float64")
-    with Stages() as stages:
-        result = evaluation.evaluate(
-            trained.networks,
-            trained.data,
-            trained.mu,
-            trained.log_var,
-            arguments.samples,
-            arguments.seed,
-            wanted,
-            stages.next,
-            chosen.functions,
-        )
-    print(evaluation.to_table(result), flush=True)
-    print(f"\ncomputed with {chosen.said}")
-    settings = trained.run.settings.to_json()
-    write_json(path, {"tcvae_ref": __version__, "run": settings, **evaluation.to_json(result)})
-    print(f"\nnumbers: {path}")
-    if not arguments.no_figures:
-        try:
-            folder = _draw(trained, result.score, arguments.folder / "figures", _middle(trained.data))
-        except figures.NotInstalled as error:
-            print(f"pictures: left out; {error}")
-        else:
-            print(f"pictures: {folder}")
-    return 0
-
-
-def _figures(arguments: argparse.Namespace) -> int:
-    Run.open(arguments.folder)
-    folder = arguments.out or arguments.folder / "figures"
-    check_folder(folder)
-    trained = _open(arguments.folder)
-    image = _middle(trained.data) if arguments.image is None else arguments.image
-    if not 0 <= image < len(trained.data):
-        raise InputError(f"figures: image {image} does not exist; the data set has 0 to {len(trained.data) - 1}")
-    try:
-        with Progress("entropies") as progress:
-            scored: evaluation.Score | str = evaluation.score(
-                trained.data, trained.mu, trained.log_var, progress=progress
-            )
-    except InputError as refusal:
-        scored = str(refusal)
-    print(f"pictures: {_draw(trained, scored, folder, image)}")
-    return 0
-
-
-def _middle(data: FactorDataset) -> int:
-    """The image whose factors are nearest the middle of their values."""
-    sizes = np.array(data.sizes)
-    return int(np.argmin(np.abs(2 * data.classes.astype(np.int64) - sizes + 1) @ (1.0 / sizes)))
-
-
-def _draw(trained: _Trained, scored: evaluation.Score | str, folder: Path, image: int) -> Path:
-    """Write every picture of a run into a folder; those there is nothing to draw for are left out, and it is said."""
-    run, data, history, _, mu, log_var = trained
-    spread = np.random.default_rng(0).choice(len(data), size=min(10, len(data)), replace=False)
-    use = 0.5 * np.mean(mu**2 + np.exp(log_var) - 1.0 - log_var, axis=0)  # E_n[KL(q(z_d|n) || p(z_d))] : (D,)
-    pictures = {
-        "reconstructions": figures.reconstructions(trained.networks, data, mu, sorted(spread.tolist())),
-        "traversals": figures.traversals(trained.networks, data, mu, image, use),
-    }
-    if any(size > 1 for size in data.sizes):
-        pictures["latents"] = figures.latents_against_factors(mu, data, use)
-    else:
-        print("latents.png: left out; no factor varies", file=sys.stderr)
-    if len(history):
-        pictures["training"] = figures.training_curves(history, run.settings.estimator)
-    else:
-        print("training.png: left out; the first epoch is not finished", file=sys.stderr)
-    if isinstance(scored, str):
-        print(f"information.png: left out; {scored}", file=sys.stderr)
-    else:
-        pictures["information"] = figures.information_matrix(scored.mig, scored.factors)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
-        figures.save(figure, folder / f"{name}.png")
-    return folder
-
-
 # --- data --------------------------------------------------------------------------------------------------
 
 
 def _data_render(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out)
-    data = _load(DataSource(arguments.grid, None))
+    data = load(DataSource(arguments.grid, None))
     with Progress("writing") as progress:
         write_npz(arguments.out, data, progress)
     sizes = " x ".join(f"{factor.size} {factor.name}" for factor in data.factors)
@@ -491,7 +275,7 @@ def _data_render(arguments: argparse.Namespace) -> int:
 
 
 def _data_verify(arguments: argparse.Namespace) -> int:
-    data = _load(DataSource(None, arguments.file))
+    data = load(DataSource(None, arguments.file))
     with Progress("comparing") as progress:
         result = fidelity(data, progress)
     print(f"{data.name}: {result.identical:,} of {result.images:,} images identical ({100 * result.share:.3f} %)")
@@ -506,7 +290,7 @@ def _data_verify(arguments: argparse.Namespace) -> int:
 
 
 def _data_show(arguments: argparse.Namespace) -> int:
-    data = _load(DataSource(None, arguments.data) if arguments.data else DataSource(arguments.grid or "hearts", None))
+    data = load(DataSource(None, arguments.data) if arguments.data else DataSource(arguments.grid or "hearts", None))
     index = np.random.default_rng(0).choice(len(data), size=min(64, len(data)), replace=False)
     figures.save(figures.mosaic(data, sorted(index.tolist())), arguments.out)
     print(f"picture: {arguments.out}")

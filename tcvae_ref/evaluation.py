@@ -1,7 +1,8 @@
-"""What a trained model amounts to: its ELBO, decomposed exactly, and its mutual information gap."""
+"""What a model amounts to: its ELBO, decomposed exactly, and how its latents score against the factors."""
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,62 +11,58 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
-from tcvae_ref.estimators import log_qz_exact
 from tcvae_ref.gaussian import reparameterise
 from tcvae_ref.likelihood import bernoulli_log_likelihood
-from tcvae_ref.metrics import (
-    MIG,
-    Estimate,
-    ExactDecomposition,
-    decomposition_exact,
-    dimension_wise_kl_exact,
-    estimate,
-    mig_quadrature,
-)
-from tcvae_ref.metrics.entropy import GroupDensities, group_densities
+from tcvae_ref.metrics import MIG, Estimate, ExactDecomposition, decomposition_exact, dimension_wise_kl_exact, estimate
 from tcvae_ref.networks import Networks, decode, encode
-from tcvae_ref.types import Array, LogQzEstimator, ProgressHook
+from tcvae_ref.representations import Representation
+from tcvae_ref.scores import RECIPES, Functions, Recipe, Task, headlines, plain, reason_against
+from tcvae_ref.types import Array, ProgressHook
 
 _BLOCK = 1024  # images at a time
 NOT_SCORED = ("color", "shape")
 """Factors the paper leaves out of its MIG on dSprites."""
+DECOMPOSITION = "decomposition"
+METRICS = (DECOMPOSITION, *RECIPES)
+"""What an evaluation can be asked for."""
+USUAL = (DECOMPOSITION, "mig")
 
+_DECOMPOSING = Recipe(lambda task: None, "of the KL term", widths=True, weights=False)
 _STREAM = 3  # of random numbers, apart from those of training.loop
 
-
-class Functions(NamedTuple):
-    """What an evaluation computes with."""
-
-    log_qz_exact: LogQzEstimator = log_qz_exact
-    """Of `tcvae_ref.estimators`, or its equal."""
-    group_densities: GroupDensities = group_densities
-    """Of `tcvae_ref.metrics.entropy`, or its equal."""
-    block_bytes: int = 2**26
-    """Samples are taken in blocks whose pairwise log-densities, if they were made, would fill this much."""
+Reconstruct = Callable[[NDArray[np.integer], Array], NDArray[np.float64]]
+"""reconstruct(index, eps): log p(x_n|z) of the samples z = mu_n + sigma_n eps, n = index : (S,), nats."""
 
 
 class Evaluation(NamedTuple):
     """Numbers of one model on one data set, nats."""
 
-    images: int
-    reconstruction: Estimate
-    """E_q[log p(x|z)], over the samples of the decomposition."""
-    elbo: float
-    """Reconstruction minus the closed-form KL."""
-    decomposition: ExactDecomposition
-    score: "Score | str"
-    """The mutual information gap, or why there is none."""
-
-
-class Score(NamedTuple):
-    """The mutual information gap, and what comes with it."""
-
-    mig: MIG
-    dimension_kl: NDArray[np.float64]
-    """(D,): KL(q(z_d) || p(z_d)) by quadrature; its sum is the dimension-wise KL without sampling error."""
+    inputs: int
     factors: tuple[str, ...]
     """Names of the K factors scored."""
-    left_out: tuple[str, ...]
+    factors_left_out: tuple[str, ...]
+    decomposition: ExactDecomposition | None
+    reconstruction: Estimate | None
+    """E_q[log p(x|z)], over the samples of the decomposition; None without a decoder."""
+    dimension_kl: NDArray[np.float64] | None
+    """(D,): KL(q(z_d) || p(z_d)) by quadrature; its sum is the dimension-wise KL without sampling error."""
+    scores: dict[str, Any]
+    """By name (`scores.RECIPES`): the result of each."""
+    left_out: dict[str, str]
+    """What was asked for and not computed, and why."""
+
+    @property
+    def elbo(self) -> float | None:
+        """Reconstruction minus the closed-form KL."""
+        if self.reconstruction is None or self.decomposition is None:
+            return None
+        return self.reconstruction.value - self.decomposition.kl_analytic
+
+    @property
+    def matrix(self) -> MIG | None:
+        """The information matrix to show: by quadrature, or else the next best."""
+        found = (self.scores.get(name) for name in ("mig", "mig-monte-carlo", "mig-binned"))
+        return next((mig for mig in found if mig is not None), None)
 
 
 def posteriors(networks: Networks, data: FactorDataset, progress: ProgressHook | None = None) -> tuple[Array, Array]:
@@ -79,210 +76,248 @@ def posteriors(networks: Networks, data: FactorDataset, progress: ProgressHook |
     return mu, log_var
 
 
-def scored_factors(data: FactorDataset, wanted: Sequence[str] | None = None) -> list[int]:
-    """Positions of the factors to score: those wanted, or all that vary but colour and shape, as in the paper.
+def reconstruction(networks: Networks, data: FactorDataset, mu: Array, log_var: Array) -> Reconstruct:
+    """Make a function that decodes samples in float32, as trained, and compares them with their images."""
 
-    Raises
-    ------
-    InputError
-        A wanted factor is unknown or has a single value, or none is left.
-    """
-    names = [factor.name for factor in data.factors]
-    varying = [name for name, factor in zip(names, data.factors, strict=True) if factor.size > 1]
-    if wanted is None:
-        wanted = [name for name in varying if name not in NOT_SCORED]
-    if not wanted:
-        raise InputError(
-            f"factors: of {', '.join(names)}, {', '.join(varying) or 'none'} varies in {data.name}; "
-            f"name those to score with --factors ({', '.join(NOT_SCORED)} are left out unless named)"
-        )
-    for name in wanted:
-        checks.option("factors", "factor", name, varying)
-    if len(set(wanted)) < len(wanted):
-        raise InputError(f"factors: {', '.join(wanted)}; each factor once")
-    return [names.index(name) for name in wanted]
+    def reconstruct(index: NDArray[np.integer], eps: Array) -> NDArray[np.float64]:
+        values = np.empty(len(index))
+        for start in range(0, len(index), _BLOCK):
+            n = index[start : start + _BLOCK]
+            z = reparameterise(mu[n], log_var[n], eps[start : start + _BLOCK]).astype(np.float32)
+            logits = decode(networks.decoder, z)
+            values[start : start + _BLOCK] = bernoulli_log_likelihood(data.images.take(n), logits)
+        return values
+
+    return reconstruct
 
 
-def score(
-    data: FactorDataset,
-    mu: Array,
-    log_var: Array,
-    factors: Sequence[str] | None = None,
-    progress: ProgressHook | None = None,
-    functions: Functions = Functions(),  # noqa: B008
-) -> Score:
-    """MIG by quadrature over the factors wanted, and the dimension-wise KL of each latent.
-
-    Raises
-    ------
-    InputError
-        As `scored_factors` and `mig_quadrature` do.
-    """
-    columns = scored_factors(data, factors)
-    mig = mig_quadrature(
-        mu, log_var, data.classes[:, columns], progress=progress, group_densities=functions.group_densities
-    )
-    names = [factor.name for factor in data.factors]
-    return Score(
-        mig=mig,
-        dimension_kl=dimension_wise_kl_exact(mu, log_var, mig.entropies),
-        factors=tuple(names[k] for k in columns),
-        left_out=tuple(name for k, name in enumerate(names) if k not in columns),
-    )
+def usual_factors(of: Representation) -> list[str]:
+    """Name the factors of dSprites that the paper scores: all that vary but colour and shape."""
+    return [name for name in of.varying() if name not in NOT_SCORED]
 
 
 def evaluate(
-    networks: Networks,
-    data: FactorDataset,
-    mu: Array,
-    log_var: Array,
+    of: Representation,
+    metrics: Sequence[str] = USUAL,
+    factors: Sequence[str] | None = None,
     samples: int = 10_000,
     seed: int = 0,
-    factors: Sequence[str] | None = None,
+    reconstruct: Reconstruct | None = None,
     progress: Callable[[str], ProgressHook] | None = None,
     functions: Functions = Functions(),  # noqa: B008
+    checkpoint: Path | None = None,
 ) -> Evaluation:
-    """Decompose a model's ELBO over the whole data set and score its latents.
+    """Decompose a model's KL over the whole data set and score its latents.
 
     Parameters
     ----------
-    networks : Networks
-    data : FactorDataset
-    mu, log_var : (N, D) float64
-        `posteriors(networks, data)`.
-    samples : int
-        S, samples of z for the Monte-Carlo terms.
-    seed : int
-        Of the samples.
+    of : Representation
+    metrics : sequence of str
+        Some of `METRICS`.
     factors : sequence of str, optional
-        Factors to score; by default all that vary except shape and colour.
+        Factors to score; by default `usual_factors`.
+    samples : int
+        S, samples of z for the decomposition, and for each entropy of mig-monte-carlo.
+    seed : int
+        Of everything drawn. No result depends on what else is asked for.
+    reconstruct : function, optional
+        `reconstruction` of a model at hand.
     progress : function, optional
         progress(stage) returns a function called as (done, total).
     functions : Functions
         NumPy's, or their equals.
+    checkpoint : path, optional
+        A file that keeps a long decomposition, which goes on from it.
 
     Returns
     -------
     Evaluation
+        What cannot be computed is in its `left_out`.
+
+    Raises
+    ------
+    InputError
+        A metric or a factor is unknown, or samples or seed are out of range.
     """
-    if factors is not None:
-        scored_factors(data, factors)  # a wrong name is noticed before the work, not after
-    checks.whole_number("evaluate", "samples", samples, 2, 2**31 - 1)
-    checks.whole_number("evaluate", "seed", seed, 0)
+    for name in metrics:
+        checks.option("evaluate", "--metrics", name, METRICS)
+    samples = checks.whole_number("evaluate", "samples", samples, 2, 2**31 - 1)
+    seed = checks.whole_number("evaluate", "seed", seed, 0)
     watch = progress or (lambda stage: lambda done, total: None)
-    rng = np.random.default_rng([seed, _STREAM])
-    index = rng.integers(len(data), size=samples)
-    eps = rng.standard_normal((samples, mu.shape[1]))
-    reconstruction = _reconstruction(networks, data, mu, log_var, index, eps)
-    decomposition = decomposition_exact(
-        *(mu, log_var, index, eps, functions.log_qz_exact, functions.block_bytes),
-        watch("log q(z) of all components"),
-    )
-    try:
-        scored: Score | str = score(data, mu, log_var, factors, watch("entropies"), functions)
-    except InputError as refusal:
-        scored = str(refusal)
+    chosen = of.columns(factors) if factors is not None else [of.factors.index(name) for name in usual_factors(of)]
+    task = Task(of.of(chosen), samples, seed, functions, watch)
+    left_out = {name: reason for name, reason in reasons_against(of).items() if name in metrics}
+    decomposition = likelihood = dimension_kl = None
+    if DECOMPOSITION in metrics and DECOMPOSITION not in left_out:
+        decomposition, likelihood = _decompose(task, reconstruct, checkpoint)
+    scores: dict[str, Any] = {}
+    for name in RECIPES:
+        if name in metrics and name not in left_out:
+            found = _score(name, task)
+            (left_out if isinstance(found, str) else scores)[name] = found
+    if "mig" in scores and of.weights is None:
+        dimension_kl = dimension_wise_kl_exact(of.mu, task.widths, scores["mig"].entropies)
     return Evaluation(
-        images=len(data),
-        reconstruction=reconstruction,
-        elbo=reconstruction.value - decomposition.kl_analytic,
+        inputs=len(of),
+        factors=task.of.factors,
+        factors_left_out=tuple(name for k, name in enumerate(of.factors) if k not in chosen),
         decomposition=decomposition,
-        score=scored,
+        reconstruction=likelihood,
+        dimension_kl=dimension_kl,
+        scores=scores,
+        left_out=left_out,
     )
 
 
-def _reconstruction(
-    networks: Networks, data: FactorDataset, mu: Array, log_var: Array, index: NDArray[np.integer], eps: Array
-) -> Estimate:
-    """E_q[log p(x|z)] over the given samples; decoded in float32, as trained."""
-    values = np.empty(len(index))
-    for start in range(0, len(index), _BLOCK):
-        n = index[start : start + _BLOCK]
-        z = reparameterise(mu[n], log_var[n], eps[start : start + _BLOCK]).astype(np.float32)
-        logits = decode(networks.decoder, z)
-        values[start : start + _BLOCK] = bernoulli_log_likelihood(data.images.take(n), logits)
-    return estimate(values)
+def reasons_against(of: Representation) -> dict[str, str]:
+    """Name what a representation cannot be evaluated by, and why."""
+    recipes = {DECOMPOSITION: _DECOMPOSING, **RECIPES}
+    reasons = {name: reason_against(recipe, of) for name, recipe in recipes.items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _decompose(
+    task: Task, reconstruct: Reconstruct | None, checkpoint: Path | None
+) -> tuple[ExactDecomposition, Estimate | None]:
+    """The decomposition over fresh samples, and E_q[log p(x|z)] over the same."""
+    rng = np.random.default_rng([task.seed, _STREAM])
+    N, D = task.of.mu.shape
+    index = rng.integers(N, size=task.samples)
+    eps = rng.standard_normal((task.samples, D))
+    likelihood = None if reconstruct is None else estimate(reconstruct(index, eps))
+    functions = task.functions
+    decomposition = decomposition_exact(
+        *(task.of.mu, task.widths, index, eps, functions.log_qz_exact, functions.block_bytes),
+        task.watch("log q(z) of all components"),
+        checkpoint=checkpoint,
+    )
+    return decomposition, likelihood
+
+
+def _score(name: str, task: Task) -> Any:
+    """The result of one score, or why there is none."""
+    if not task.of.factors:
+        return f"no factor of {task.of.name} is there to score; name some with --factors"
+    try:
+        return RECIPES[name].compute(task)
+    except InputError as refusal:
+        return str(refusal)
+
+
+# --- for programs ------------------------------------------------------------------------------------------
 
 
 def to_json(result: Evaluation) -> dict[str, Any]:
     """Every number of an evaluation as plain values, with names and units."""
     parts = result.decomposition
-    estimates = {
-        "mutual_information": parts.mutual_information,
-        "total_correlation": parts.total_correlation,
-        "dimension_wise_kl": parts.dimension_wise_kl,
-        "kl_monte_carlo": parts.kl_monte_carlo,
-        "reconstruction": result.reconstruction,
-    }
-    return {
-        "unit": "nats",
-        "images": result.images,
-        "samples": parts.samples,
-        **{name: estimate._asdict() for name, estimate in estimates.items()},
-        "kl_analytic": parts.kl_analytic,
-        "elbo": result.elbo,
-        **_score_to_json(result.score),
+    content: dict[str, Any] = {"unit": "nats", "inputs": result.inputs}
+    if parts is not None:
+        estimates = {
+            "mutual_information": parts.mutual_information,
+            "total_correlation": parts.total_correlation,
+            "dimension_wise_kl": parts.dimension_wise_kl,
+            "kl_monte_carlo": parts.kl_monte_carlo,
+        }
+        content |= {"samples": parts.samples, **plain(estimates), "kl_analytic": parts.kl_analytic}
+    if result.reconstruction is not None:
+        content |= {"reconstruction": plain(result.reconstruction), "elbo": result.elbo}
+    return content | {
+        "dimension_wise_kl_quadrature": plain(result.dimension_kl),
+        "factors": list(result.factors),
+        "factors_left_out": list(result.factors_left_out),
+        "scores": {name: {"measures": RECIPES[name].measures, **plain(found)} for name, found in result.scores.items()},
+        "left_out": result.left_out,
     }
 
 
-def _score_to_json(scored: Score | str) -> dict[str, Any]:
-    if isinstance(scored, str):
-        return {"dimension_wise_kl_quadrature": None, "mig": None, "mig_refused": scored}
-    return {
-        "dimension_wise_kl_quadrature": scored.dimension_kl.tolist(),
-        "mig": {
-            "score": scored.mig.score,
-            "recipe": scored.mig.recipe,
-            "error": scored.mig.error,
-            "factors": list(scored.factors),
-            "left_out": list(scored.left_out),
-            "gaps": scored.mig.gaps.tolist(),
-            "information": scored.mig.information.tolist(),
-            "entropies": scored.mig.entropies.tolist(),
-        },
-    }
+# --- for a terminal ----------------------------------------------------------------------------------------
 
 
 def to_table(result: Evaluation) -> str:
     """Render an evaluation for a terminal."""
+    blocks = (_decomposition_lines, _matrix_lines, _score_lines, _left_out_lines)
+    return "\n\n".join("\n".join(lines) for lines in (block(result) for block in blocks) if lines)
+
+
+def _decomposition_lines(result: Evaluation) -> list[str]:
     parts = result.decomposition
-    exact_kl = "" if isinstance(result.score, str) else f"{result.score.dimension_kl.sum():.4f} by quadrature"
+    if parts is None:
+        return []
+    exact_kl = "" if result.dimension_kl is None else f"{result.dimension_kl.sum():.4f} by quadrature"
     rows: list[tuple[str, float, float | None, str]] = [
-        ("E[log p(x|z)]", *result.reconstruction, ""),
         ("KL(q(z|n) || p(z))  closed form", parts.kl_analytic, None, ""),
         ("                    Monte Carlo", *parts.kl_monte_carlo, "sum of the next three"),
         (
             "  index-code mutual information",
             *parts.mutual_information,
-            f"at most log N = {math.log(result.images):.3f}",
+            f"at most log N = {math.log(result.inputs):.3f}",
         ),
         ("  total correlation", *parts.total_correlation, ""),
         ("  dimension-wise KL", *parts.dimension_wise_kl, exact_kl),
-        ("ELBO", result.elbo, None, "first row - closed-form KL"),
     ]
+    if result.reconstruction is not None and result.elbo is not None:
+        rows.insert(0, ("E[log p(x|z)]", *result.reconstruction, ""))
+        rows.append(("ELBO", result.elbo, None, "first row - closed-form KL"))
     lines = [f"{'nats':>43} {'std. error':>11}"]
     for name, value, error, note in rows:
         spread = "" if error is None else f"{error:.4f}"
         lines.append(f"{name:<33}{value:>10.4f} {spread:>11}  {note}".rstrip())
-    return "\n".join([*lines, "", *_score_to_lines(result.score)])
-
-
-def _score_to_lines(scored: Score | str) -> list[str]:
-    if isinstance(scored, str):
-        return [f"MIG  not computed: {scored}"]
-    mig = scored.mig
-    width = max(11, *(len(name) + 2 for name in scored.factors))
-    head = "".join(f"{name:>{width}}" for name in scored.factors)
-    lines = [f"{'I(z_d; v_k), nats':<20}{head}{'KL(q(z_d)||p)':>16}"]
-    for d, (row, kl) in enumerate(zip(mig.information, scored.dimension_kl, strict=True)):
-        cells = "".join(f"{value:>{width}.4f}" for value in row)
-        lines.append(f"{f'  z_{d}':<20}{cells}{kl:>16.4f}")
-    gaps = "".join(f"{gap:>{width}.4f}" for gap in mig.gaps)
-    lines += [
-        f"{'gap / H(v_k)':<20}{gaps}",
-        "",
-        f"MIG  {mig.score:.4f}   ({mig.recipe}; error of the information about {mig.error:.0e} nats)",
-    ]
-    if scored.left_out:
-        lines.append(f"factors not scored: {', '.join(scored.left_out)}")
     return lines
+
+
+def _matrix_lines(result: Evaluation) -> list[str]:
+    """The information matrix with its gaps, and the dimension-wise KL beside it."""
+    mig = result.matrix
+    if mig is None:
+        return []
+    width = max(11, *(len(name) + 2 for name in result.factors))
+    head = "".join(f"{name:>{width}}" for name in result.factors)
+    kl = [""] * len(mig.information)
+    if result.dimension_kl is not None:
+        head += f"{'KL(q(z_d)||p)':>16}"
+        kl = [f"{value:>16.4f}" for value in result.dimension_kl]
+    lines = [f"information by {mig.recipe}", f"{'I(z_d; v_k), nats':<20}{head}"]
+    for d, row in enumerate(mig.information):
+        cells = "".join(f"{value:>{width}.4f}" for value in row)
+        lines.append(f"{f'  z_{d}':<20}{cells}{kl[d]}")
+    lines.append(f"{'gap / H(v_k)':<20}" + "".join(f"{gap:>{width}.4f}" for gap in mig.gaps))
+    if result.factors_left_out:
+        lines.append(f"factors not scored: {', '.join(result.factors_left_out)}")
+    return lines
+
+
+def _score_lines(result: Evaluation) -> list[str]:
+    """Every score with its error and what it measures, side by side."""
+    if not result.scores:
+        return []
+    rows = [
+        (*headline, RECIPES[name].measures if place == 0 else "")
+        for name, found in result.scores.items()
+        for place, headline in enumerate(headlines(name, found))
+    ]
+    width = max(len(label) for label, *_ in rows) + 2
+    lines = [f"{'score':<{width}}{'':>10} {'error':>10}  what it measures"]
+    for label, value, error, measures in rows:
+        lines.append(f"{label:<{width}}{value:>10.4f} {_rounded(error):>10}  {measures}".rstrip())
+    if len(result.scores) > 1:
+        lines += [
+            "",
+            "error: of mig a bound on the numerical error, of the others a standard error; -: none is known",
+            "Scores of different names are different quantities, but for mig and mig-monte-carlo: quote mig."
+            if "mig" in result.scores
+            else "Scores of different names are different quantities; none of these is the MIG to quote, `mig`.",
+        ]
+    return lines
+
+
+def _left_out_lines(result: Evaluation) -> list[str]:
+    """What was not computed, by reason."""
+    reasons = dict.fromkeys(result.left_out.values())
+    named = {reason: ", ".join(name for name, own in result.left_out.items() if own == reason) for reason in reasons}
+    return [f"{names} not computed: {reason}" for reason, names in named.items()]
+
+
+def _rounded(error: float | None) -> str:
+    if error is None:
+        return "-"
+    return f"{error:.4f}" if error >= 1e-4 or error == 0 else f"{error:.0e}"

@@ -1,5 +1,6 @@
 """Pictures of a trained model (paper, figures 3 to 7 show the like)."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,30 +190,68 @@ def _mean_by(values: Array, labels: NDArray[np.integer], size: int) -> NDArray[n
 
 
 def information_matrix(mig: MIG, factors: Sequence[str]) -> "Figure":
-    """Draw I(z_d; v_k) as a table in colours, with the gap of each factor below."""
+    """Draw I(z_d; v_k) / H(v_k), the share of each factor that each latent tells, and below it the gaps.
+
+    Each factor's first and second latent are framed; the bar below reaches from the second's share to the first's, so
+    its length is the gap. Numbers in the cells are nats.
+    """
     D, K = mig.information.shape
-    figure = _figure(1.6 + 1.1 * K, 1.3 + 0.42 * D)
-    axis = figure.subplots()
-    picture = axis.imshow(mig.information, cmap="Blues", vmin=0.0, aspect="auto")
-    dark = 0.6 * float(mig.information.max())
+    figure = _figure(2.7 + 1.15 * K, 2.9 + 0.34 * D)
+    axis, below = figure.subplots(2, 1, height_ratios=[0.34 * D, 1.35], sharex=True)
+    share = mig.information / mig.factor_entropies
+    picture = axis.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     for d in range(D):
         for k in range(K):
-            value = mig.information[d, k]
-            axis.text(k, d, f"{value:.2f}", ha="center", va="center", color="w" if value > dark else "k", fontsize=8)
-    labels = [f"{name}\ngap {gap:.2f}" for name, gap in zip(factors, mig.gaps, strict=True)]
-    axis.set_xticks(range(K), labels, fontsize=8)
+            value, colour = mig.information[d, k], "w" if share[d, k] > 0.6 else "k"
+            axis.text(k, d, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    order = np.argsort(mig.information, axis=0)[::-1]
+    for k, (first, second) in enumerate(order[:2].T):
+        for d, colour, style in ((second, PALETTE[1], "--"), (first, PALETTE[1], "-")):
+            _frame(axis, k, d, colour, style)
+        low, high = share[second, k], share[first, k]
+        below.bar(k, high - low, bottom=low, width=0.55, color=PALETTE[1], alpha=0.85)
+        below.hlines([low, high], k - 0.4, k + 0.4, color="k", linewidth=0.8)
+        below.text(k, high + 0.03, f"z_{first}", ha="center", va="bottom", fontsize=7)
+        below.text(k, low - 0.03, f"z_{second}", ha="center", va="top", fontsize=7)
     axis.set_yticks(range(D), [f"z_{d}" for d in range(D)], fontsize=8)
-    axis.set_title(f"I(z_d; v_k), nats. MIG {mig.score:.3f} ({mig.recipe})", fontsize=9)
-    figure.colorbar(picture, ax=axis)
+    axis.tick_params(axis="x", length=0, labelbottom=False)
+    axis.set_title(f"I(z_d; v_k), nats\nMIG {_with_error(mig.score, mig.error.score, 3)} ({mig.recipe})", fontsize=9)
+    bar = figure.colorbar(picture, ax=axis)
+    bar.set_label("I / H(v_k)", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    below.set_title("gap between the framed latents", fontsize=8)
+    gaps = zip(factors, mig.gaps, mig.error.gaps, strict=True)
+    labels = [f"{_printable(name, 16)}\ngap {_with_error(gap, error, 2)}" for name, gap, error in gaps]
+    below.set_xticks(range(K), labels, fontsize=8, parse_math=False)
+    below.set(ylim=(-0.17, 1.17), yticks=[0.0, 0.5, 1.0], xlim=(-0.5, K - 0.5))
+    below.set_ylabel("I / H(v_k)", fontsize=8)
+    below.tick_params(axis="y", labelsize=7)
+    below.grid(axis="y", alpha=0.3)
     return figure
+
+
+def _frame(axis: Any, column: int, row: int, colour: str, style: str) -> None:
+    """Frame one cell of a matrix, a little inside its edges."""
+    left, right, top, bottom = column - 0.45, column + 0.45, row - 0.42, row + 0.42
+    axis.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colour, ls=style, lw=1.6)
+
+
+def _with_error(value: float, error: float, digits: int) -> str:
+    """Render a number, with its error where that shows in these digits."""
+    return f"{value:.{digits}f}" + (f" \u00b1 {error:.{digits}f}" if error >= 0.5 * 10.0**-digits else "")
+
+
+def _printable(name: str, width: int = 0) -> str:
+    """Spell out what no font may hold; in lines of `width`."""
+    spelled = name.encode("ascii", "backslashreplace").decode()
+    return "\n".join(textwrap.wrap(spelled, width)) if width else spelled
 
 
 def mosaic(data: FactorDataset, index: Sequence[int], columns: int = 16) -> "Figure":
     """Show some images of a data set, `columns` to a row."""
     rows = [list(index[start : start + columns]) for start in range(0, len(index), columns)]
     figure = _figure(0.5 * columns, 0.5 * len(rows) + 0.3)
-    name = data.name.encode("ascii", "backslashreplace").decode()  # a file's name may hold what no font does
-    figure.suptitle(f"{name}: {len(index)} of {len(data):,} images", fontsize=9, parse_math=False)
+    figure.suptitle(f"{_printable(data.name)}: {len(index)} of {len(data):,} images", fontsize=9, parse_math=False)
     for axis, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
         _image_strip(axis, data.images.take(row), data.images.shape)
     return figure

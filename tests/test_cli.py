@@ -14,8 +14,9 @@ import tcvae_kernels
 
 from tcvae_ref import cli
 from tcvae_ref.data import PackedImages, grid, render, write_npz
-from tcvae_ref.evaluation import scored_factors
+from tcvae_ref.evaluate_commands import _open
 from tcvae_ref.files import locked
+from tcvae_ref.scores import RECIPES
 from tcvae_ref.training import Run, initial_state
 from tcvae_ref.training.run import FILES
 
@@ -47,16 +48,17 @@ class TestTrainAndEvaluate:
         folder = copy(trained, tmp_path)
         assert run("evaluate", folder, "--json", tmp_path / "numbers.json", "--samples", 500) == 0
         shown = capsys.readouterr().out
-        for word in ("E[log p(x|z)]", "total correlation", "dimension-wise KL", "ELBO", "MIG", "gap / H(v_k)", "z_2"):
+        for word in ("E[log p(x|z)]", "total correlation", "dimension-wise KL", "ELBO", "mig  ", "gap / H(v_k)", "z_2"):
             assert word in shown
         assert "factors not scored: shape, orientation" in shown
         numbers = json.loads((tmp_path / "numbers.json").read_text())
         parts = [numbers[k]["value"] for k in ("mutual_information", "total_correlation", "dimension_wise_kl")]
         assert sum(parts) == pytest.approx(numbers["kl_monte_carlo"]["value"], rel=1e-12)
         assert numbers["elbo"] == pytest.approx(numbers["reconstruction"]["value"] - numbers["kl_analytic"], rel=1e-12)
-        assert np.shape(numbers["mig"]["information"]) == (3, 3)
-        assert numbers["mig"]["factors"] == ["scale", "posX", "posY"]
-        assert numbers["mig"]["recipe"] == "quadrature"
+        assert list(numbers["scores"]) == ["mig"]
+        assert np.shape(numbers["scores"]["mig"]["information"]) == (3, 3)
+        assert numbers["factors"] == ["scale", "posX", "posY"]
+        assert numbers["scores"]["mig"]["recipe"] == "quadrature"
         assert numbers["run"]["beta"] == 20.0
         pictures = sorted(p.name for p in (folder / "figures").iterdir())
         assert pictures == ["information.png", "latents.png", "reconstructions.png", "training.png", "traversals.png"]
@@ -69,16 +71,39 @@ class TestTrainAndEvaluate:
         one, same, other = (json.loads(path.read_text()) for path in files)
         assert one == same
         assert one["mutual_information"] != other["mutual_information"]
-        assert one["mig"] == other["mig"]
+        assert one["scores"]["mig"] == other["scores"]["mig"]
 
     def test_chosen_factors(self, trained, tmp_path, capsys):
         path = tmp_path / "a.json"
         assert (
             run("evaluate", trained, "--json", path, "--samples", 100, "--factors", "posY,scale", "--no-figures") == 0
         )
-        assert json.loads(path.read_text())["mig"]["factors"] == ["posY", "scale"]
+        assert json.loads(path.read_text())["factors"] == ["posY", "scale"]
         assert run("evaluate", trained, "--json", path, "--factors", "posZ") == 2
         assert "did you mean 'pos" in capsys.readouterr().err
+
+    def test_every_score_of_a_run(self, trained, tmp_path, capsys):
+        path = tmp_path / "a.json"
+        options = ("--samples", 100, "--metrics", "all", "--kernels", "numpy", "--no-figures")
+        assert run("evaluate", trained, "--json", path, *options) == 0
+        numbers = json.loads(path.read_text())
+        assert set(numbers["scores"]) == set(RECIPES)
+        assert numbers["factors_left_out"] == ["shape", "orientation"]
+        assert run("evaluate", trained, "--json", path, "--metrics", "sap-r2", "--kernels", "numpy") == 0
+        assert list(json.loads(path.read_text())["scores"]) == ["sap-r2"]
+        assert "information.png: left out; mig was not asked for" in capsys.readouterr().err
+
+    def test_an_exported_run_has_the_same_numbers(self, trained, tmp_path):
+        of = _open(trained).representation
+        classes = np.ascontiguousarray(of.classes)
+        exported = {"mu": of.mu, "log_var": of.log_var, "factors": classes, "factor_names": of.factors}
+        np.savez(tmp_path / "model.npz", **exported)
+        options = ("--samples", 100, "--metrics", "decomposition,mig,mig-monte-carlo,higgins", "--kernels", "numpy")
+        assert run("evaluate", trained, "--json", tmp_path / "a.json", "--no-figures", *options) == 0
+        assert run("evaluate", tmp_path / "model.npz", "--json", tmp_path / "b.json", "--no-figures", *options) == 0
+        ours, theirs = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
+        assert {key for key in ours if ours[key] != theirs.get(key)} == {"run", "reconstruction", "elbo"}
+        assert set(theirs) - set(ours) == {"file"}
 
     def test_more_epochs(self, trained, tmp_path, capsys):
         folder = copy(trained, tmp_path)
@@ -125,10 +150,10 @@ class TestTrainAndEvaluate:
         ]
         assert run("train", "--out", folder, *options) == 0
         assert run("evaluate", folder, "--samples", 100) == 0
-        assert "MIG  not computed: mig_quadrature: 1 latent dimension is too few" in capsys.readouterr().out
+        assert "mig not computed: mig_quadrature: 1 latent dimension is too few" in capsys.readouterr().out
         numbers = json.loads((folder / "evaluation.json").read_text())
-        assert numbers["mig"] is None
-        assert "too few" in numbers["mig_refused"]
+        assert numbers["scores"] == {}
+        assert "too few" in numbers["left_out"]["mig"]
         assert run("figures", folder) == 0
 
     def test_one_image(self, tmp_path, capsys):
@@ -171,14 +196,17 @@ class TestKernels:
             folder, path = tmp_path / said[:4] / str(len(choice)), tmp_path / "numbers.json"
             assert run("train", "--out", folder, *TINY, *choice) == 0
             assert said.strip() in capsys.readouterr().out
-            assert run("evaluate", folder, "--json", path, "--samples", 200, "--no-figures", *choice) == 0
+            metrics = ["--metrics", "decomposition,mig,mig-monte-carlo"]
+            assert run("evaluate", folder, "--json", path, "--samples", 200, "--no-figures", *metrics, *choice) == 0
             assert f"computed with {said.strip()}" in capsys.readouterr().out
             numbers[said] = json.loads(path.read_text())
         numpy, one, two = numbers.values()
         assert one == two  # the same bits for any number of threads
         for name in ("mutual_information", "total_correlation", "reconstruction"):
             assert numpy[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3, abs=1e-3)
-        np.testing.assert_allclose(numpy["mig"]["information"], one["mig"]["information"], atol=1e-3)
+        for name in ("mig", "mig-monte-carlo"):
+            ours, theirs = (content["scores"][name]["information"] for content in (one, numpy))
+            np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
     def test_without_numba(self, tmp_path, capsys, monkeypatch):
         find = importlib.util.find_spec
@@ -470,9 +498,3 @@ class TestMistakes:
                 run(*command.split(), "--help")
             assert stop.value.code == 0
         assert "exit status" in capsys.readouterr().out
-
-
-def test_factors_left_out_by_default():
-    data = render(grid((3, 2, 2, 2, 1)))
-    assert [data.factors[k].name for k in scored_factors(data)] == ["scale", "orientation", "posX"]
-    assert [data.factors[k].name for k in scored_factors(data, ["shape"])] == ["shape"]

@@ -519,7 +519,7 @@ def test_a_page_has_the_report_and_a_picture_of_the_weights():
     wrong = WRONG["mss-weights-in-columns"].torch
     checked = check(wrong, framework="torch", estimator="mss", max_examples=5, checks=["values"], dtypes=["float64"])
     page = html_report.page(checked, report.text(checked), probed(wrong, {"framework": "torch", "estimator": "mss"}))
-    assert "<h1><span class=\"FAIL\">WRONG</span>" in page
+    assert '<h1><span class="FAIL">WRONG</span>' in page
     assert "mss-weights-in-columns" in page
     assert "data:image/png;base64,iVBOR" in page
     assert "columns" in page.split("The weights it uses")[1]
