@@ -33,7 +33,7 @@ from tcvae_ref.likelihood import bernoulli_log_likelihood, gaussian_log_likeliho
 from tcvae_ref.objectives import ElboTerms, beta_tcvae, beta_vae, elbo_terms, vae
 from tcvae_ref.types import ExpectedLogQz, LogQz
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "ElboTerms",

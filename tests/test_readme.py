@@ -18,6 +18,7 @@ GUIDES = [
     ROOT / "tcvae_ref" / "README.md",
     ROOT / "tests" / "README.md",
     ROOT / "kernels" / "README.md",
+    ROOT / "tcvae_ref" / "metrics" / "README.md",
     ROOT / "tcvae_ref" / "oracle" / "README.md",
     ROOT / "tcvae_ref" / "oracle" / "test_vectors" / "README.md",
 ]
