@@ -98,7 +98,7 @@ def check_step(
         Nothing was handed over, or it cannot be imported or understood.
     """
     where = "check_step"
-    if sampler is None and loss is None and weights is None:
+    if not (sampler or loss or weights):
         raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
     claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, (alpha, beta, gamma), strict=True)}
     checks.option(where, "estimator", estimator, ("auto", *ESTIMATORS))
@@ -108,18 +108,17 @@ def check_step(
         )
     for term in warm_up or ():
         checks.option(where, "warm_up", term, TERMS)
-    functions = {name: find(one) for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
-    shown = ", ".join(
-        f"{name} {shown_name(one)}" for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one
-    )
+    handed = {name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
+    functions = {name: find(one) for name, one in handed.items()}
+    shown = ", ".join(f"{name} {shown_name(one)}" for name, one in handed.items())
     adapter = _adapter(shown, functions, framework)
     judge = _Judge(adapter, shown, claimed, tuple(steps), None if warm_up is None else frozenset(warm_up), seed)
     judge.progress = progress or judge.progress
-    if sampler is not None:
+    if "sampler" in functions:
         judge.sampler(functions["sampler"])
-    if loss is not None:
+    if "loss" in functions:
         judge.loss(functions["loss"], estimator, bind or {})
-    if weights is not None:
+    if "weights" in functions:
         judge.weights(functions["weights"])
     return judge.report()
 
