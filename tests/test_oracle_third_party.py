@@ -77,6 +77,7 @@ def test_pythae_mss_is_named(name):
     assert ("part of it seems to be computed in float32" in report.notes) == (name == "pythae_mss")
 
 
+@needs("pythae")
 def test_pythae_mss_is_wrong():
     report = judge(third_party.pythae_mss_in_its_dtype, estimator="mss")
     assert (report.verdict, report.exit_status) == (Verdict.WRONG, 1)
