@@ -151,7 +151,9 @@ def _evaluate_file(arguments: argparse.Namespace) -> int:
     picture = path.with_name(f"{path.stem}.information.png")
     _check_outputs(arguments, path, [file])
     if not arguments.no_figures:
-        check_writable(picture)
+        taken = [file, path, *([arguments.checkpoint] if arguments.checkpoint is not None else [])]
+        if check_writable(picture) in [name.resolve() for name in taken]:
+            raise InputError(f"{picture}: would be overwritten by the picture; choose another --json, or --no-figures")
     chosen = machinery(arguments.kernels, arguments.threads)
     of = representations.read(file)
     metrics = _metrics_of_file(of, arguments.metrics)
@@ -216,9 +218,9 @@ def _described(of: Representation, factors: Sequence[str], by_default: bool) -> 
 
 
 def _report(result: Evaluation, path: Path, source: dict[str, object], computed_with: str) -> None:
+    write_json(path, {"tcvae_ref": __version__, **source, **evaluation.to_json(result)})  # whoever reads may leave
     print(evaluation.to_table(result), flush=True)
     print(f"\ncomputed with {computed_with}")
-    write_json(path, {"tcvae_ref": __version__, **source, **evaluation.to_json(result)})
     print(f"\nnumbers: {path}")
 
 

@@ -149,7 +149,16 @@ def evaluate(
     left_out = {name: reason for name, reason in reasons_against(of).items() if name in metrics}
     decomposition = likelihood = dimension_kl = None
     if DECOMPOSITION in metrics and DECOMPOSITION not in left_out:
-        decomposition, likelihood = _decompose(task, reconstruct, checkpoint)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out below
+                decomposition, likelihood = _decompose(task, reconstruct, checkpoint)
+        except InputError as refusal:
+            if checkpoint is not None:
+                raise
+            left_out[DECOMPOSITION] = str(refusal)
+        if decomposition is not None and not _finite(plain(decomposition)):
+            decomposition = likelihood = None
+            left_out[DECOMPOSITION] = _INFINITE
     scores: dict[str, Any] = {}
     for name in RECIPES:
         if name in metrics and name not in left_out:
@@ -199,9 +208,23 @@ def _score(name: str, task: Task) -> Any:
     if not task.of.factors:
         return f"no factor of {task.of.name} is there to score; name some with --factors"
     try:
-        return RECIPES[name].compute(task)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = RECIPES[name].compute(task)
     except InputError as refusal:
         return str(refusal)
+    return found if _finite(plain(found)) else _INFINITE
+
+
+_INFINITE = "gives nan or infinite numbers, which are not reported: rescale the codes"
+
+
+def _finite(value: Any) -> bool:
+    """Whether every number in plain values is finite."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 # --- for programs ------------------------------------------------------------------------------------------

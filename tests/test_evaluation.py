@@ -399,3 +399,32 @@ class TestExportFromPyTorch:
 def test_the_factors_that_the_paper_scores():
     of = Representation("x", np.zeros((4, 2)), None, np.array([[0, 0, 0], [1, 0, 1], [0, 0, 1], [1, 0, 0]]), NAMES)
     assert evaluation.usual_factors(of) == ["posX"]
+
+
+class TestNothingIsLost:
+    def file(self, folder, log_var=-3.0, name="model.npz", scale=1.0):
+        n = np.arange(60)
+        factors = np.stack([n % 3, n // 3 % 4], axis=1)
+        mu = factors[:, [0, 1, 0]] + 0.1 * np.random.default_rng(0).standard_normal((60, 3))
+        path = folder / name
+        with path.open("wb") as file:
+            np.savez(file, mu=scale * mu, log_var=np.full((60, 3), log_var), factors=factors)
+        return path
+
+    def run(self, *words):
+        return cli.main(["evaluate", *map(str, words), "--samples", "200", "--kernels", "numpy"])
+
+    def test_a_picture_does_not_replace_the_model(self, tmp_path, capsys):
+        path = self.file(tmp_path, name="p.information.png")
+        before = path.read_bytes()
+        assert self.run(path, "-m", "mig", "--json", tmp_path / "p.json") == 2
+        assert "would be overwritten by the picture" in capsys.readouterr().err
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("log_var", [2000.0, 800.0, -100.0])
+    def test_what_cannot_be_computed_does_not_take_the_rest_with_it(self, tmp_path, log_var):
+        path = self.file(tmp_path, log_var)
+        assert self.run(path, "-m", "decomposition,mig,factor-vae,mig-binned", "--no-figures") == 0
+        content = json.loads((tmp_path / "model.evaluation.json").read_text())
+        assert "decomposition" in content["left_out"]
+        assert {"factor-vae", "mig-binned"} <= set(content["scores"])

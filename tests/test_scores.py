@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from tcvae_ref import InputError
+from tcvae_ref import InputError, metrics
 from tcvae_ref.metrics import draws, factor_vae, higgins
 from tcvae_ref.metrics.binned import mig_binned
 from tcvae_ref.metrics.dci import dci
@@ -883,3 +883,61 @@ class TestBinned:
     def test_refusals(self, change, match):
         with pytest.raises(InputError, match=match):
             mig_binned(**{"mu": IDENTITY, "log_var": None, "classes": GRID, **change})
+
+
+# --- extremes --------------------------------------------------------------------------------------------------------
+
+
+def problem_of_three():
+    n = np.arange(60)
+    classes = np.stack([n % 3, n // 3 % 4], axis=1)
+    return classes[:, [0, 1, 0]] + 0.1 * np.random.default_rng(0).standard_normal((60, 3)), classes
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e77, 1e-170])
+@pytest.mark.parametrize("score", ["factor_vae_metric", "higgins_metric", "sap", "dci", "sap_r_squared"])
+def test_codes_whose_squares_are_no_numbers_are_refused(score, scale):
+    codes, classes = problem_of_three()
+    arguments = (codes * scale, classes) if score == "sap_r_squared" else (codes * scale, classes, 0)
+    with pytest.raises(InputError, match="rescale codes"):
+        getattr(metrics, score)(*arguments)
+
+
+@pytest.mark.parametrize("other", [np.nextafter(1.0, 2.0), 1.0])
+def test_a_code_within_rounding_is_constant(other):
+    codes, classes = problem_of_three()
+    codes[:, 2] = np.where(np.arange(60) % 2, 1.0, other)
+    binned = metrics.mig_binned(codes, None, classes, samples=None)
+    assert binned.entropies[2] == 0
+    np.testing.assert_array_equal(binned.information[2], 0)
+
+
+def test_inputs_whose_probability_underflows_have_no_weight():
+    codes, classes = problem_of_three()
+    weights = np.ones(60)
+    weights[0], weights[1:4] = 1e300, 5e-324
+    weights[4:] = 1e299
+    assert 0 < metrics.sap_r_squared(codes, classes, weights=weights).score <= 1
+
+
+def test_large_class_numbers_are_told_apart():
+    codes, classes = problem_of_three()
+    assert metrics.sap_r_squared(codes, classes + 2**60).score == metrics.sap_r_squared(codes, classes).score
+
+
+@pytest.mark.parametrize("recipe", ["mig_quadrature", "mig_monte_carlo"])
+def test_a_factor_with_nearly_one_value_is_refused(recipe):
+    codes, classes = problem_of_three()
+    options = {} if recipe == "mig_quadrature" else {"rng": 0}
+    with pytest.raises(InputError, match="nearly a single value"):
+        getattr(metrics, recipe)(codes, 0 * codes - 3, classes, weights=np.append(1.0, np.full(59, 1e-17)), **options)
+
+
+@pytest.mark.parametrize("log_var", [-74.0, -100.0])
+def test_posteriors_narrower_than_the_numbers_around_them_are_not_sampled(log_var):
+    codes, classes = problem_of_three()
+    codes, log_vars = codes + 1, np.full_like(codes, log_var)
+    with pytest.raises(InputError, match="too narrow to be sampled"):
+        metrics.mig_monte_carlo(codes, log_vars, classes, rng=0)
+    with pytest.raises(InputError, match="too narrow to be sampled"):
+        metrics.decomposition_exact(codes, log_vars, np.arange(60), np.zeros((60, 3)))

@@ -8,7 +8,7 @@ from scipy.special import xlogy
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.metrics.draws import draw, generator
+from tcvae_ref.metrics.draws import LARGEST_CODE, draw, generator
 from tcvae_ref.metrics.mig import MIG, MIGErrors, gaps, prepared, probabilities
 from tcvae_ref.types import Array
 
@@ -78,6 +78,8 @@ def mig_binned(
         drawn = draw(p, (checks.whole_number(where, "samples", samples, 2),), generator(where, rng))
         counts = np.ones(len(drawn))
     codes = mu[drawn]
+    if np.abs(codes).max() > LARGEST_CODE:
+        raise InputError(f"{where}: codes reach {np.abs(codes).max():.3g} in size; rescale to {LARGEST_CODE:g} at most")
     labels, sizes, _, _ = prepared(f"{where}, of {len(drawn)} inputs", codes, codes, classes[drawn])
     D, K = mu.shape[1], len(sizes)
     factor_entropies = np.array([_entropy(labels[:, k], counts) for k in range(K)])
@@ -94,6 +96,9 @@ def mig_binned(
 
 def _bin(code: Array, bins: int) -> NDArray[np.int64]:
     """Bin of each value, 0 ... bins - 1: [edge_b, edge_b+1), the last with its right edge; all in one if constant."""
+    low, high = float(code.min()), float(code.max())
+    if high - low <= 2 * bins * max(np.spacing(abs(low)), np.spacing(abs(high))):
+        return np.zeros(len(code), dtype=np.int64)  # there are no such bins
     return np.searchsorted(np.histogram_bin_edges(code, bins)[1:-1], code, side="right")
 
 

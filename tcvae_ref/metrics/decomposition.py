@@ -14,6 +14,7 @@ from tcvae_ref.estimators import log_qz_exact
 from tcvae_ref.files import check_writable
 from tcvae_ref.gaussian import log_density, log_standard_normal, reparameterise
 from tcvae_ref.metrics.checkpoint import Checkpoint
+from tcvae_ref.metrics.draws import check_widths
 from tcvae_ref.metrics.partial import Aggregate, Task, digest
 from tcvae_ref.metrics.posteriors import InArrays, Posteriors, chunks
 from tcvae_ref.types import Array, LogQzEstimator, ProgressHook
@@ -108,6 +109,7 @@ def decomposition_exact(
     size = max(1, CHUNK_NUMBERS // D) if chunk_size is None else checks.whole_number(WHERE, "chunk_size", chunk_size, 1)
     posteriors = _posteriors(mu, log_var)
     mu_n, log_var_n = posteriors.rows(index)
+    check_widths(WHERE, mu_n, log_var_n)
     z = reparameterise(mu_n, log_var_n, eps)
     kept = None if checkpoint is None else _checkpoint(checkpoint, z, N, size, log_qz)
     block = max(1, block_bytes // (min(size, N) * D * z.itemsize))

@@ -14,6 +14,9 @@ from tcvae_ref.checks import InputError, InputTypeError
 from tcvae_ref.metrics.mig import probabilities
 from tcvae_ref.types import Array
 
+LARGEST_CODE = 1e30
+"""Codes above this size, or latents below its inverse, are refused: their squares and sums would overflow."""
+
 
 class NotInstalled(InputError, ImportError):
     """scikit-learn is missing."""
@@ -73,6 +76,12 @@ def inputs(
     """
     checks.matrices(where, codes=codes)
     checks.labels(where, "classes", classes, len(codes))
+    size = np.abs(codes).max(axis=0)
+    if size.max() > LARGEST_CODE or np.any((size > 0) & (size < 1.0 / LARGEST_CODE)):
+        raise InputError(
+            f"{where}: the largest entries of the latents are {size.min():.3g} to {size.max():.3g} in size, and squares "
+            f"leave the range of numbers; rescale codes to between {1.0 / LARGEST_CODE:g} and {LARGEST_CODE:g}"
+        )
     if classes.shape[1] < factors:
         raise InputError(f"{where}: classes are {classes.shape}; at least {factors} factors are needed to tell apart")
     p = probabilities(where, len(codes), weights)
@@ -82,6 +91,26 @@ def inputs(
     for k in np.flatnonzero(labels.max(axis=0) == 0):
         raise InputError(f"{where}: factor {k} has a single value, so nothing can be told about it; leave it out")
     return Inputs(codes, labels, p)
+
+
+def check_widths(where: str, mu: Array, log_var: Array) -> None:
+    """Require that mu + sigma eps is not mu: that posteriors are wider than the numbers near their means.
+
+    Raises
+    ------
+    InputError
+        A sigma is below 500 units in the last place of its mean, where samples would be rounded by more than a
+        thousandth of sigma.
+    """
+    with np.errstate(over="ignore"):
+        sigma = np.exp(0.5 * log_var)
+    narrow = np.argwhere(sigma < 500.0 * np.finfo(mu.dtype).eps * np.abs(mu))
+    if len(narrow):
+        n, d = narrow[0].tolist()
+        raise InputError(
+            f"{where}: {len(narrow)} posteriors are too narrow to be sampled in {mu.dtype}, the first with sigma "
+            f"{sigma[n, d]:.3g} at mu {mu[n, d]:.6g} in latent {d}; leave out such latents, or score mu as codes"
+        )
 
 
 class Shelves(NamedTuple):

@@ -14,6 +14,10 @@ from tcvae_ref.types import Array, ProgressHook
 __all__ = ["MIG", "MIGErrors", "Prepared", "gaps", "mig_quadrature", "prepared", "probabilities"]
 
 
+LEAST_ENTROPY = 1e-9
+"""Of a factor, nats: gaps are divided by it."""
+
+
 class MIGErrors(NamedTuple):
     """How far the numbers of a `MIG` may be off, number by number.
 
@@ -97,8 +101,13 @@ def prepared(
         labels[:, k], shares = _numbered(column, p)
         if len(shares) < 2:
             raise InputError(f"{where}: factor {k} has a single value, so its entropy is 0; leave it out")
+        entropy = -float(np.sum(xlogy(shares, shares)))
+        if entropy < LEAST_ENTROPY:
+            raise InputError(
+                f"{where}: factor {k} has nearly a single value, its entropy is {entropy:.3g}; leave it out"
+            )
         sizes.append(len(shares))
-        factor_entropies.append(-float(np.sum(xlogy(shares, shares))))
+        factor_entropies.append(entropy)
     return Prepared(labels, sizes, p, np.array(factor_entropies))
 
 

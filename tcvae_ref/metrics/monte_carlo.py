@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from tcvae_ref import checks
 from tcvae_ref.gaussian import LOG_2PI
-from tcvae_ref.metrics.draws import generator
+from tcvae_ref.metrics.draws import check_widths, generator
 from tcvae_ref.metrics.mig import MIG, MIGErrors, gaps, prepared
 from tcvae_ref.types import Array, ProgressHook
 
@@ -98,6 +98,7 @@ def mig_monte_carlo(
     where = "mig_monte_carlo"
     labels, sizes, p, factor_entropies = prepared(where, mu, log_var, classes, weights)
     checks.log_variances(where, log_var=log_var)
+    check_widths(where, mu.astype(np.float64), log_var.astype(np.float64))
     batches = checks.whole_number(where, "batches", batches, 2, _MOST_SAMPLES)
     samples = checks.whole_number(where, "samples", samples, batches, _MOST_SAMPLES)
     draws = generator(where, rng)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.metrics.draws import generator, inputs, not_installed, split
+from tcvae_ref.metrics.mig import probabilities
 from tcvae_ref.types import Array, ProgressHook
 
 
@@ -123,7 +124,8 @@ def sap_r_squared(codes: Array, classes: NDArray[np.integer], *, weights: Array 
     where = "sap_r_squared"
     given = inputs(where, codes, classes, weights, factors=1)
     _two_codes(where, codes)
-    numbers = classes if weights is None else classes[np.asarray(weights) > 0]
+    numbers = classes[probabilities(where, len(codes), weights) > 0]
+    numbers = numbers - numbers.min(axis=0)  # as whole numbers, which floats may not tell apart
     z = _unit(given.codes.astype(np.float64), given.p)
     v = _unit(numbers.astype(np.float64), given.p)
     return _gaps((z.T @ v) ** 2, "R^2")
