@@ -1,11 +1,14 @@
 """What surrounds the penalty: right samplers, losses and warm-ups pass, planted mistakes in them get their names."""
 
+import collections
 import json
+import math
 
 import jax
 import numpy as np
 import pytest
 import torch
+from wrong_losses import build
 from wrong_steps import BETA, STEPS, pixels
 
 from tcvae_ref import cli
@@ -234,3 +237,172 @@ def test_the_command(tmp_path, capsys):
 
 def test_scales_are_those_of_the_sampler():
     assert {sampler.SCALES[0.0], sampler.SCALES[1.0]} == {"unit-noise", "log-var-as-log-std"}
+
+
+# --- code as people write it -----------------------------------------------------------------------------------------
+
+
+def right_penalty(z, mu, log_var, dataset_size, beta=6.0, estimator="mws"):
+    t = build("torch", estimator=estimator)(z, mu, log_var, dataset_size)
+    return t["mi"] + beta * t["tc"] + t["dwkl"]
+
+
+F = torch.nn.functional
+RECONSTRUCTIONS = {
+    "BCE": lambda recon_x, x: F.binary_cross_entropy(recon_x, x, reduction="sum") / len(x),
+    "BCE of logits": lambda recon_x, x: F.binary_cross_entropy_with_logits(recon_x, x, reduction="sum") / len(x),
+    "MSE": lambda recon_x, x: F.mse_loss(recon_x, x, reduction="sum") / len(x),
+    "half MSE": lambda recon_x, x: 0.5 * ((recon_x - x) ** 2).sum(1).mean(),
+    "normal": lambda recon_x, x: -torch.distributions.Normal(recon_x, 1.0).log_prob(x).sum(-1).mean(),
+    "L1": lambda recon_x, x: F.l1_loss(recon_x, x, reduction="sum") / len(x),
+    "with an epsilon": lambda recon_x, x: -torch.log((2 * x - 1) * (recon_x - 0.5) + 0.5 + 1e-6).sum(1).mean(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTIONS)
+def test_losses_of_images_are_not_accused(name):
+    def loss(recon_x, x, z, mu, logvar, dataset_size):
+        return RECONSTRUCTIONS[name](recon_x, x) + right_penalty(z, mu, logvar, dataset_size)
+
+    def wrong(recon_x, x, z, mu, logvar, dataset_size):
+        return RECONSTRUCTIONS[name](recon_x, x) + right_penalty(z, mu, logvar, dataset_size, beta=7.0)
+
+    right = check_step(loss=loss, framework="torch")
+    assert right.verdict is Verdict.PASS, right.results
+    assert check_step(loss=wrong, framework="torch").verdict is Verdict.WRONG
+
+
+def test_the_size_of_the_data_set_inside():
+    def loss(nll, z, mu, logvar):
+        return nll.mean() + right_penalty(z, mu, logvar, 50_000)
+
+    def stratified(nll, z, mu, logvar, N):
+        return nll.mean() + right_penalty(z, mu, logvar, N, estimator="mss")
+
+    report = check_step(loss=loss, framework="torch")
+    assert report.verdict is Verdict.PASS
+    assert any("log(N M) was not judged" in note for note in report.notes)
+    assert check_step(loss=loss, framework="torch", dataset_size=50_000).verdict is Verdict.PASS
+    assert check_step(loss=loss, framework="torch", dataset_size=40_000).verdict is Verdict.WRONG
+    assert check_step(loss=stratified, framework="torch", bind={"N": 50_000}).verdict is Verdict.PASS
+    unsaid = check_step(
+        loss=lambda nll, z, mu, logvar: stratified(nll, z, mu, logvar, 50_000), framework="torch", beta=6.0
+    )
+    assert unsaid.verdict is Verdict.ERROR
+    assert "--dataset-size" in unsaid.results[0].message
+
+
+@pytest.mark.parametrize("returned", [
+    lambda r, p: {"recon_loss": r, "kl": p, "total_loss": r + p},
+    lambda r, p: (r + p, r, p),
+    lambda r, p: collections.namedtuple("Out", "parts loss")(p, r + p),
+])  # fmt: skip
+def test_losses_among_their_parts(returned):
+    def loss(nll, z, mu, logvar, dataset_size):
+        return returned(nll.mean(), right_penalty(z, mu, logvar, dataset_size))
+
+    assert check_step(loss=loss, framework="torch").verdict is Verdict.PASS
+    unnamed = check_step(loss=lambda nll, z, mu, logvar, N: {"a": nll.mean(), "b": mu.sum()}, framework="torch")
+    assert "a, b; which is minimised is not known" in unnamed.results[0].message
+
+
+def test_a_reconstruction_that_is_a_sum():
+    def loss(recon_loss, z, mu, logvar, dataset_size):
+        return float(recon_loss.ndim == 0) * recon_loss.reshape(()) / z.shape[0] + right_penalty(
+            z, mu, logvar, dataset_size
+        )
+
+    report = check_step(loss=loss, framework="torch")
+    assert report.verdict is Verdict.PASS
+    assert any("sum over the batch, not the mean" in note for note in report.notes)
+
+
+class Module(torch.nn.Module):
+    def forward(self, mu, logvar):
+        return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+
+
+def uniform_unless_given(mu, logvar, eps=None):
+    eps = torch.rand_like(mu) if eps is None else eps
+    return mu + torch.exp(0.5 * logvar) * eps
+
+
+def with_seed(mu, logvar, seed):
+    return mu + torch.exp(0.5 * logvar) * torch.randn(
+        mu.shape, generator=torch.Generator().manual_seed(seed), dtype=mu.dtype
+    )
+
+
+def tiled(mu, logvar):
+    return mu + torch.exp(0.5 * logvar) * torch.randn_like(mu[:64]).repeat(len(mu) // 64, 1)
+
+
+@pytest.mark.parametrize(("function", "found"), [
+    (Module(), []),
+    (lambda mu, logvar, training: right_sampler(mu, logvar) if training else mu, []),
+    (lambda mu, logvar, training=False: right_sampler(mu, logvar) if training else mu, []),
+    (with_seed, []),
+    (uniform_unless_given, ["wrong-noise"]),
+    (tiled, ["shared-noise"]),
+])  # fmt: skip
+def test_samplers_as_people_write_them(function, found):
+    torch.manual_seed(0)
+    assert [one.id for one in check_step(sampler=function, framework="torch").diagnosis] == found
+
+
+@pytest.mark.parametrize("weights", [
+    lambda step: float("nan"),
+    lambda step: (1.0, float("inf") if step == 0 else 6.0, 1.0),
+    lambda step: {"kl": 3.0, "tc": step},
+    lambda step: {},
+])  # fmt: skip
+def test_weights_that_are_none(weights):
+    assert check_step(weights=weights).verdict is Verdict.ERROR
+
+
+def test_schedules_as_people_write_them():
+    table = [k / 1000 for k in range(1000)]
+    assert check_step(weights=lambda step: {"tc_weight": 6 * math.tanh(step / 20_000)}).verdict is Verdict.PASS
+    assert check_step(weights=lambda step: 6.006 * table[min(step, 999)]).verdict is Verdict.PASS
+    assert check_step(weights=lambda step: 6.0, warm_up=["TC"]).verdict is Verdict.WRONG
+
+
+def test_what_is_not_a_number_is_a_fault():
+    def at_first(nll, z, mu, logvar, dataset_size, step):
+        return nll.mean() + right_penalty(z, mu, logvar, dataset_size) * (float("nan") if step < 50 else 1.0)
+
+    def early(nll, z, mu, logvar, dataset_size, step):
+        return nll.mean() + right_penalty(z, mu, logvar, dataset_size) * min(1.0, math.log(step))
+
+    def always(nll, z, mu, logvar, dataset_size):
+        return nll.mean() * float("nan")
+
+    for loss in (at_first, early, always):
+        assert check_step(loss=loss, framework="torch").verdict is Verdict.ERROR
+    lost = check_step(sampler=lambda mu, log_var: mu * float("nan"), framework="torch")
+    assert "12,288 nan or infinite" in lost.results[0].message
+    with pytest.raises(InputError, match="seed"):
+        check_step(sampler=right_sampler, seed=-1)
+
+
+def test_float32_is_exact_enough_to_see_another_weight():
+    """PyTorch in float32 inside float64 arguments would do as well as JAX without x64."""
+    jax.config.update("jax_enable_x64", False)
+    try:
+        terms = build("jax", estimator="mws")
+
+        def loss(nll, z, mu, log_var, dataset_size, beta, r=1.0, a=1.0, extra=0.0):
+            t = terms(z, mu, log_var, dataset_size)
+            return r * nll.mean() + a * t["mi"] + (beta + extra) * t["tc"] + t["dwkl"]
+
+        def verdict(beta, **wrong):
+            def this(nll, z, mu, log_var, dataset_size, beta):
+                return loss(nll, z, mu, log_var, dataset_size, beta, **wrong)
+
+            return check_step(loss=this, framework="jax", beta=beta).verdict
+
+        assert verdict(6.0) is verdict(100.0) is verdict(1000.0) is Verdict.PASS
+        assert verdict(6.0, r=0.95) is verdict(6.0, a=1.05) is verdict(1000.0, r=0.0) is Verdict.WRONG
+        assert verdict(100.0, extra=1.0) is verdict(1000.0, a=0.0) is Verdict.WRONG
+    finally:
+        jax.config.update("jax_enable_x64", True)

@@ -79,8 +79,8 @@ def inputs(
     size = np.abs(codes).max(axis=0)
     if size.max() > LARGEST_CODE or np.any((size > 0) & (size < 1.0 / LARGEST_CODE)):
         raise InputError(
-            f"{where}: the largest entries of the latents are {size.min():.3g} to {size.max():.3g} in size, and squares "
-            f"leave the range of numbers; rescale codes to between {1.0 / LARGEST_CODE:g} and {LARGEST_CODE:g}"
+            f"{where}: the largest entries of the latents are {size.min():.3g} to {size.max():.3g} in size, and their "
+            f"squares are no numbers; rescale codes to between {1.0 / LARGEST_CODE:g} and {LARGEST_CODE:g}"
         )
     if classes.shape[1] < factors:
         raise InputError(f"{where}: classes are {classes.shape}; at least {factors} factors are needed to tell apart")

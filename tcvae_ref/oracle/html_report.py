@@ -30,7 +30,7 @@ def page(report: Report, text: str, weights: "WeightProbe | None" = None) -> str
     weights : WeightProbe, optional
         What was recovered; it needs matplotlib for its picture, and is numbers without.
     """
-    state = "FAIL" if report.verdict in FAILURES else "PASS"
+    state = "FAIL" if report.verdict in FAILURES else "PASS" if report.exit_status == 0 else ""
     body = [
         f'<h1><span class="{state}">{report.verdict}</span> {html.escape(report.target)}</h1>',
         f"<pre>{html.escape(text)}</pre>",

@@ -44,7 +44,7 @@ def map_arguments(
         An option names what is not there, a parameter without default has no known meaning, or an argument has no
         parameter or more than one.
     """
-    parameters = _parameters(function)
+    parameters = parameters_of(function)
     bound, named = dict(bind or {}), dict(arguments or {})
     if parameterisation is not None:
         option(where, "parameterisation", parameterisation, PARAMETERISATIONS)
@@ -61,7 +61,7 @@ def map_arguments(
     return _arranged(parameters, slots, "by position: no name is known" if by_position else "")
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Parameters of a function; of a module of a neural network, those of its `forward` or `call`."""
     for candidate in (function, getattr(function, "forward", None), getattr(function, "call", None)):
         try:

@@ -5,7 +5,6 @@ of E[log|z - mu|] in log sigma^2; what is left after division by sigma is held t
 gradients follow from the numbers that were returned, for d z/d mu = 1 and d z/d log sigma^2 = (z - mu) / 2 on any draw.
 """
 
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.adapters import common
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, key
+from tcvae_ref.oracle.inference import parameters_of
 from tcvae_ref.oracle.judging import WIDTHS
 from tcvae_ref.oracle.types import PARAMETERISATIONS, Observed, TargetFault
 from tcvae_ref.types import Array
@@ -32,7 +32,8 @@ ALIKE = 1e-4
 """Numbers as near as this, relatively, are the same."""
 
 NOISE = frozenset(map(key, ("eps", "epsilon", "noise", "standard_normal", "normal_noise", "e", "u")))
-KEYS = frozenset(map(key, ("key", "rng", "rng_key", "prng_key", "random_key", "generator", "seed")))
+KEYS = frozenset(map(key, ("key", "rng", "rng_key", "prng_key", "random_key", "generator")))
+TRAINING = frozenset(map(key, ("training", "is_training", "train")))
 SCALES = {0.0: "unit-noise", 0.25: "log-std-as-log-var", 1.0: "log-var-as-log-std"}
 """Power of sigma^2 with which the spread grows -> the mistake; 1/2 is right."""
 
@@ -93,6 +94,11 @@ def draw(function: Callable[..., Any], name: str, adapter: Adapter, dtype: str, 
             raise TargetFault(
                 f"the sampler returned {one.values[QUANTITY].shape}; z of the shape of mu, (M, D), is needed"
             )
+        lost = int(np.count_nonzero(~np.isfinite(one.values[QUANTITY])))
+        if lost:
+            raise TargetFault(
+                f"the sampler returned {lost:,} nan or infinite of {mu.size:,} numbers, for ordinary widths"
+            )
         observed.append(one)
     sent_mu, sent_log_var = (adapter.array(adapter.tensor(a, dtype)) for a in (mu, log_var))
     return Draws(sent_mu, sent_log_var, observed, width)
@@ -107,12 +113,17 @@ def parameters(function: Callable[..., Any], name: str) -> dict[str, str]:
         There is no mu or no width among them, or a parameter without default is none of these.
     """
     roles: dict[str, str] = {}
-    signature = [p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_KEYWORD,)]
+    signature = [p for p in parameters_of(function) if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     for parameter in signature:
         word = key(parameter.name)
         role = "noise" if word in NOISE else "key" if word in KEYS else ARGUMENT_OF.get(word, "")
-        if role in ("mu", "noise", "key", *PARAMETERISATIONS):
+        role = "seed" if word == "seed" else role
+        if role in ("noise", "key") and parameter.default is not parameter.empty:
+            continue  # as in training, where it draws for itself
+        if role in ("mu", "noise", "key", "seed", *PARAMETERISATIONS):
             roles[parameter.name] = role
+        elif word in TRAINING:
+            roles[parameter.name] = "training"
         elif parameter.default is parameter.empty:
             raise InputError(
                 f"{name}: parameter {parameter.name!r} of the sampler is not understood; "
@@ -141,11 +152,18 @@ class _Sampler:
         self.adapter, self.dtype, self.others = adapter, dtype, others
 
     def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-        return {QUANTITY: self.function(**{p: self._given(role, tensors) for p, role in self.roles.items()})}
+        z = self.function(**{p: self._given(role, tensors) for p, role in self.roles.items()})
+        if isinstance(z, tuple | list | dict):
+            raise TargetFault(f"the sampler returned {len(z)} things; a function that returns z alone is needed")
+        return {QUANTITY: z}
 
     def _given(self, role: str, tensors: Mapping[str, Any]) -> Any:
         if role == "noise":
             return self.adapter.tensor(self.others["noise"], self.dtype)
+        if role == "training":
+            return True
+        if role == "seed":
+            return self.others["key"]
         return _random_state(self.adapter.name, self.others["key"]) if role == "key" else tensors[role]
 
 
@@ -201,6 +219,8 @@ def _repeated(draws: Draws) -> Fault | None:
         spread = np.ptp(noise, axis=axis) / (np.abs(noise).max(axis=axis) + ALIKE)
         if np.median(spread) < ALIKE:
             return Fault("shared-noise", f"eps is the same {words}")
+    if len(np.unique(np.round(noise[0], 3), axis=0)) < len(noise[0]) // 2:
+        return Fault("shared-noise", "rows of eps come several times in a batch")
     for words, one, other in _neighbours(noise):
         correlation = float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
         if abs(correlation) > SIGMAS / math.sqrt(one.size):

@@ -40,6 +40,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bind", metavar="NAME=LITERAL", action="append", help="a parameter of the loss, always the same"
     )
+    group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report for programs ('-': standard output)")
 
@@ -74,6 +75,7 @@ def _check_step(arguments: argparse.Namespace) -> int:
             **{name: getattr(arguments, name) for name in ("alpha", "beta", "gamma", "estimator", "framework", "seed")},
             steps=arguments.steps or STEPS,
             warm_up=arguments.warm_up,
+            dataset_size=arguments.dataset_size,
             bind=parse_bind(arguments.bind) if arguments.bind else None,
             progress=progress,
         )

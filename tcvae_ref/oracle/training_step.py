@@ -1,5 +1,6 @@
 """Judging what surrounds the penalty in a training step: sampler, whole loss, and the warm-up of its weights."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import adapters, diagnosis, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import WEIGHTS
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
 from tcvae_ref.oracle.catalogue import CATALOGUE
 from tcvae_ref.oracle.finding import find, shown_name
 from tcvae_ref.oracle.judging import Subject
@@ -41,6 +42,8 @@ PARTS = {
     "warm-up": "while weights grow, all terms do so together, or the TC alone",
 }
 """What is judged, by name."""
+_ARRIVED = 1e-3
+"""How far weights may be from what is meant at the end: a schedule may only tend to it."""
 _ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch")
 
 
@@ -57,6 +60,7 @@ def check_step(
     steps: Sequence[float] = STEPS,
     warm_up: Sequence[str] | None = None,
     bind: Mapping[str, Any] | None = None,
+    dataset_size: int | None = None,
     seed: int = 0,
     progress: CheckProgress | None = None,
 ) -> Report:
@@ -83,6 +87,8 @@ def check_step(
         Of MI, TC and DWKL, those whose weight is meant to grow; by default all together, or TC alone.
     bind : mapping, optional
         Parameter of the loss -> the value it always receives.
+    dataset_size : int, optional
+        N inside a loss that does not take it. Where neither is known, log(N M) is not judged.
     seed : int
     progress : function, optional
         Called as progress(done, total, what).
@@ -102,6 +108,10 @@ def check_step(
         raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
     claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, (alpha, beta, gamma), strict=True)}
     checks.option(where, "estimator", estimator, ("auto", *ESTIMATORS))
+    checks.whole_number(where, "seed", seed, 0)
+    if dataset_size is not None:
+        checks.whole_number(where, "dataset_size", dataset_size, 1)
+    steps = [int(step) if float(step).is_integer() else step for step in steps]
     if len(steps) < 1 or list(steps) != sorted(set(steps)):
         raise InputError(
             f"{where}: steps are {list(steps)}; numbers that grow are needed, the last the end of training"
@@ -117,7 +127,7 @@ def check_step(
     if "sampler" in functions:
         judge.sampler(functions["sampler"])
     if "loss" in functions:
-        judge.loss(functions["loss"], estimator, bind or {})
+        judge.loss(functions["loss"], estimator, bind or {}, dataset_size)
     if "weights" in functions:
         judge.weights(functions["weights"])
     return judge.report()
@@ -205,26 +215,33 @@ class _Judge:
 
     # --- the loss -------------------------------------------------------------------------------------------
 
-    def loss(self, function: Callable[..., Any], estimator: str, bind: Mapping[str, Any]) -> None:
+    def loss(
+        self, function: Callable[..., Any], estimator: str, bind: Mapping[str, Any], dataset_size: int | None
+    ) -> None:
         """Judge a loss at the end of training, and on the way there if it is told the step."""
         began = time.monotonic()
         loss = whole_loss.understand(shown_name(function), function, self.adapter, self.dtype, self.claimed, bind=bind)
-        loss = replace(loss, step=self.steps[-1])
+        loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
         candidates = _ESTIMATORS if estimator == "auto" else (estimator,)
         try:
             loss, self.estimator, found = self._solved(loss, candidates)
+            faults = self._faults(loss, found, candidates)
         except TargetFault as fault:
             return self.failed("loss", fault, began)
-        faults = self._faults(loss, found, candidates)
         self.conclude("loss", faults, began, len(SHAPES) * whole_loss.COUNT, whole_loss.in_words(found[0]))
         if "step" in loss.takes and found[0].misfit <= FITS[self.dtype]:
             began = time.monotonic()
             by_step = {}
-            for k, step in enumerate(self.steps):
-                self.progress(k, len(self.steps), f"step {step:g}")
-                at = whole_loss.effective(replace(loss, step=step), self.estimator, SHAPES[0], self.seed)
-                by_step[step] = at.weights
+            try:
+                for k, step in enumerate(self.steps):
+                    self.progress(k, len(self.steps), f"step {step:g}")
+                    at = whole_loss.effective(replace(loss, step=step), self.estimator, SHAPES[0], self.seed)
+                    if at.misfit > FITS[self.dtype]:
+                        raise TargetFault(f"at step {step:g} the loss is no weighted sum of its terms")
+                    by_step[step] = at.weights
+            except TargetFault as fault:
+                return self.failed("warm-up", fault, began)
             self.conclude("warm-up", list(self._warm_up(by_step)), began, len(self.steps), _schedule(by_step))
         return None
 
@@ -233,22 +250,51 @@ class _Judge:
         try:
             whole_loss.effective(loss, candidates[0], SHAPES[0], self.seed)
         except TargetFault:
-            loss = replace(loss, sample_means=True)
+            loss = replace(loss, handed="mean")
         trials = []
-        for k, one in enumerate(candidates):
-            self.progress(k, len(candidates), f"loss as {one}")
-            found = [whole_loss.effective(loss, one, shape, self.seed) for shape in SHAPES]
+        for k, (one, likelihood) in enumerate(itertools.product(candidates, loss.likelihoods)):
+            self.progress(k, len(candidates) * len(loss.likelihoods), f"loss as {one}")
+            this = replace(loss, likelihood=likelihood)
+            found = [whole_loss.effective(this, one, shape, self.seed) for shape in SHAPES]
             misfit = max(each.misfit for each in found)
-            plain = max(abs(each.constant) for each in found)
-            trials.append((misfit > FITS[self.dtype], misfit if misfit > FITS[self.dtype] else plain, one, found))
-        *_, estimator, found = min(trials, key=lambda trial: trial[:2])
+            plain = max(abs(each.constant) + abs(each.reconstruction - 1.0) for each in found)
+            trials.append(
+                (misfit > FITS[self.dtype], misfit if misfit > FITS[self.dtype] else plain, k, this, one, found)
+            )
+        *_, loss, estimator, found = min(trials, key=lambda trial: trial[:3])
+        if loss.of_pixels and "logits" not in loss.takes:
+            self.notes.append(f"log p(x|z) is taken for {loss.likelihood}")
+        if loss.handed == "mean" and _are_means_of_sums(found):
+            self.notes.append("right if the reconstruction it is handed is the sum over the batch, not the mean")
+            loss = replace(loss, handed="sum")
+            found = [whole_loss.effective(loss, estimator, shape, self.seed) for shape in SHAPES]
         return loss, estimator, found
+
+    def _penalty_alone(self, loss: StepLoss, candidates: Sequence[str]) -> bool:
+        """Whether the weights of the penalty are right, whatever the loss makes of its images."""
+        for one in candidates:
+            found = [whole_loss.effective(loss, one, shape, self.seed, known_pixels=False) for shape in SHAPES]
+            fits = max(each.misfit for each in found) <= FITS[self.dtype]
+            if fits and not any(
+                whole_loss.names(each, self.wanted, shape, self.dtype)
+                for each, shape in zip(found, SHAPES, strict=True)
+            ):
+                return True
+        return False
 
     def _faults(self, loss: StepLoss, found: list[Effective], candidates: Sequence[str]) -> list[Fault]:
         """The names of what is wrong with a loss: its weights, or else its terms."""
-        largest = 1e3 * EQUAL[self.dtype] * max(1.0, float(np.max(np.abs(self.wanted))))
+        largest = whole_loss.OFFSET[self.dtype] * max(1.0, float(np.max(np.abs(self.wanted))))
+        told = "dataset_size" in loss.takes or loss.dataset_size is not None
         fits = max(each.misfit for each in found) <= FITS[self.dtype]
-        offset = fits and max(abs(each.constant) for each in found) > largest
+        offset = fits and told and max(abs(each.constant) for each in found) > largest
+        if not fits and loss.of_pixels and self._penalty_alone(loss, candidates):
+            self.notes.append("its log p(x|z) is none that is known here; only the weights of the penalty were judged")
+            return []
+        if not fits and not told:
+            raise TargetFault("the loss takes no dataset_size, and fits none of those tried; say N with --dataset-size")
+        if not told:
+            self.notes.append("N is inside the loss: log(N M) was not judged; say N with --dataset-size")
         if not fits:
             return self._of_the_terms(loss, candidates)
         by_shape = [
@@ -299,7 +345,7 @@ class _Judge:
             return self.failed("warm-up", fault, began)
         last = by_step[self.steps[-1]]
         faults = list(self._warm_up(by_step))
-        if np.max(np.abs(last - self.wanted)) > EQUAL["float64"] * max(1.0, float(np.max(np.abs(self.wanted)))):
+        if not np.max(np.abs(last - self.wanted)) <= _ARRIVED * max(1.0, float(np.max(np.abs(self.wanted)))):
             given = ", ".join(f"{name}={weight:g}" for name, weight in zip(WEIGHTS, last, strict=True))
             meant = ", ".join(f"{name}={weight:g}" for name, weight in self.claimed.items())
             faults.append(Fault("unknown", f"at step {self.steps[-1]:g} they are {given}, and meant to be {meant}"))
@@ -313,7 +359,10 @@ class _Judge:
         numbers = dict(self.claimed)
         try:
             if isinstance(returned, Mapping):
-                numbers.update({name: float(returned[name]) for name in WEIGHTS if name in returned})
+                meant = {ARGUMENT_OF.get(key(str(name)), ""): float(weight) for name, weight in returned.items()}
+                if not meant or not set(meant) <= set(WEIGHTS):
+                    raise ValueError("an unknown name")
+                numbers.update(meant)
             elif isinstance(returned, Sequence) or np.ndim(returned):
                 numbers = {name: float(one) for name, one in zip(WEIGHTS, returned, strict=True)}
             else:
@@ -322,7 +371,10 @@ class _Judge:
             raise TargetFault(
                 f"weights({step:g}) returned {returned!r}; alpha, beta and gamma by name or in order, or beta"
             ) from error
-        return np.array([numbers[name] for name in WEIGHTS])
+        found = np.array([numbers[name] for name in WEIGHTS])
+        if not np.isfinite(found).all():
+            raise TargetFault(f"weights({step:g}) returned {returned!r}; finite numbers are needed")
+        return found
 
     def _warm_up(self, by_step: Mapping[float, Array]) -> Iterator[Fault]:
         """Weights that grow, and others that should and do not."""
@@ -333,6 +385,10 @@ class _Judge:
         moving = {term for term, g in zip(TERMS, grows, strict=True) if g}
         weighted = {term for term, weight in zip(TERMS, last, strict=True) if abs(weight) > near}
         if not moving:
+            if self.warm_up:
+                yield Fault(
+                    "unknown", f"no weight changes ({_schedule(by_step)}), that of {', '.join(self.warm_up)} is to"
+                )
             return
         together = _proportional(path, near)
         meant = self.warm_up
@@ -342,10 +398,11 @@ class _Judge:
                     "the weight of TC alone changes during training; MI and DWKL have theirs from the start"
                 )
             return
-        still = ", ".join(sorted((weighted if meant is None else set(meant)) - moving)) or "the others in proportion"
+        still = ", ".join(sorted((weighted if meant is None else set(meant)) - moving))
         yield Fault(
             "annealing-on-one-term",
-            f"the weight of {' and '.join(sorted(moving))} changes ({_schedule(by_step)}), that of {still} does not",
+            f"the weight of {' and '.join(sorted(moving))} changes ({_schedule(by_step)}), "
+            + (f"that of {still} does not" if still else "and not all in proportion"),
         )
 
     def report(self) -> Report:
@@ -361,6 +418,11 @@ class _Judge:
             seed=self.seed,
             diagnosis=tuple(self.diagnoses),
         )
+
+
+def _are_means_of_sums(found: Sequence[Effective]) -> bool:
+    """Whether reconstructions handed over as means count 1/M: then sums are what is meant."""
+    return all(abs(each.reconstruction * M - 1.0) < 1e-3 for each, (M, *_) in zip(found, SHAPES, strict=True))
 
 
 def _proportional(path: Array, near: float) -> bool:

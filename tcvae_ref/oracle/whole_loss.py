@@ -8,16 +8,16 @@ which holds to many digits, or the terms themselves are not those of the estimat
 the weights in effect are alpha = a + k, beta = b + k, gamma = c + k, next to a reconstruction of weight r = 1.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import WEIGHTS, key
-from tcvae_ref.oracle.inference import map_arguments
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
+from tcvae_ref.oracle.inference import map_arguments, parameters_of
 from tcvae_ref.oracle.judging import WIDTHS
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.sampler import Fault
@@ -48,10 +48,37 @@ ROLES: dict[str, frozenset[str]] = {
     "probabilities": frozenset(
         map(key, ("recon_x", "x_recon", "x_hat", "x_rec", "recon_batch", "reconstructions", "probs", "probabilities"))
     ),
-    "step": frozenset(map(key, ("step", "steps", "iteration", "iter", "it", "n_iter", "global_step", "current_step"))),
+    "step": frozenset(
+        map(
+            key,
+            (
+                "epoch",
+                "current_epoch",
+                "step",
+                "steps",
+                "iteration",
+                "iter",
+                "it",
+                "n_iter",
+                "global_step",
+                "current_step",
+            ),
+        )
+    ),
 }
 """What a loss takes besides z, mu, a width, N and weights -> the names of it."""
 
+IMAGES = frozenset(map(key, ("recon", "recons", "reconst", "reconstruction", "rec")))
+"""Names of the reconstruction that mean images where the loss takes x besides, and numbers else."""
+LIKELIHOODS: dict[str, Callable[[Array, Array], Array]] = {
+    "Bernoulli": lambda x, p: x * np.log(p) + (1 - x) * np.log1p(-p),
+    "Bernoulli of logits": lambda x, r: x * r - np.logaddexp(0.0, r),
+    "Gaussian of variance 1": lambda x, r: -0.5 * (x - r) ** 2,
+    "Gaussian of variance 1, with log 2 pi": lambda x, r: -0.5 * ((x - r) ** 2 + LOG_2PI),
+    "Gaussian of variance 1/2": lambda x, r: -((x - r) ** 2),
+    "Laplace": lambda x, r: -np.abs(x - r),
+}
+"""log p(x|z) of a pixel, up to a constant, from what the decoder returns."""
 PIXELS = 6
 SHAPES = ((5, 3, 40), (7, 2, 100))
 """(M, D, N) of the cases: the weights are solved for in each apart."""
@@ -59,8 +86,10 @@ COUNT = 18
 """Cases of a size; there are six unknowns."""
 FITS = {"float64": 1e-9, "float32": 1e-4}
 """How far off, relative to the terms, the equation may be."""
-EQUAL = {"float64": 1e-6, "float32": 1e-2}
-"""How far off a weight may be, relative to the largest."""
+EQUAL = {"float64": 1e-6, "float32": 2e-3}
+"""How far off a weight may be, relative to it where it is above 1."""
+OFFSET = {"float64": 1e-5, "float32": 0.05}
+"""How far off the constant may be, relative to the largest weight."""
 
 
 GENERAL = "constant-factor"
@@ -100,8 +129,12 @@ class StepLoss:
     step: float = 0.0
     images: int = 0
     """Which random images, and reconstructions of them, where it takes such."""
-    sample_means: bool = False
-    """Whether the reconstruction is handed over as the batch mean."""
+    handed: str = "samples"
+    """How a reconstruction that is a number is handed over: "samples", "mean" or "sum" of the batch."""
+    likelihood: str = "Bernoulli of logits"
+    """Of pixels: one of `LIKELIHOODS`."""
+    dataset_size: int | None = None
+    """N inside the loss, where it does not take it."""
 
     @property
     def takes(self) -> frozenset[str]:
@@ -112,11 +145,7 @@ class StepLoss:
         """The loss of a batch, as the oracle's quantity `penalty`."""
         given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
         result = self.arguments.call(self.callable, given)
-        if isinstance(result, tuple | list) and result:
-            result = result[0]
-        if isinstance(result, Mapping):
-            result = result.get("loss", next(iter(result.values()), None))
-        return {"penalty": result}
+        return {"penalty": _total(result)}
 
     def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """What the loss adds to minus the reconstruction."""
@@ -125,35 +154,74 @@ class StepLoss:
 
     def log_px(self, tensors: Mapping[str, Any]) -> Any:
         """(M,) log p(x|z) of the batch, as tensors: a function of z where the loss takes it as a number."""
-        if {"logits", "probabilities"} & self.takes:
-            x, logits = self._pixels(tensors)
-            return self.adapter.tensor(np.sum(x * logits - np.logaddexp(0.0, logits), axis=1), self.dtype)
+        if self.of_pixels:
+            pixels = LIKELIHOODS[self.likelihood](*self._pixels(tensors))
+            return self.adapter.tensor(np.sum(pixels, axis=1), self.dtype)
         return 3.0 * tensors["z"][:, 0] - 20.0
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether the reconstruction is made in the loss, of images."""
+        return bool({"logits", "probabilities"} & self.takes)
+
+    @property
+    def likelihoods(self) -> tuple[str, ...]:
+        """Those it may have."""
+        if not self.of_pixels or "logits" in self.takes:
+            return (self.likelihood,)
+        return tuple(LIKELIHOODS)
 
     def _weights(self, constants: Mapping[str, Any]) -> dict[str, Any]:
         """The weights it is meant to have, where a case has no others."""
         return {name: self.weights[name] for name in WEIGHTS if name in self.takes and name not in constants}
 
     def _reconstruction(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        if {"logits", "probabilities"} & self.takes:
-            x, logits = self._pixels(tensors)
-            arrays = {"x": x, "logits": logits, "probabilities": 1.0 / (1.0 + np.exp(-logits))}
-            return {name: self.adapter.tensor(array, self.dtype) for name, array in arrays.items()}
+        x, decoded = (self.adapter.tensor(array, self.dtype) for array in self._pixels(tensors))
+        images = {"x": x, "logits": decoded, "probabilities": decoded}
+        if self.of_pixels:
+            return images
         log_px = self.log_px(tensors)
-        log_px = _mean(log_px) if self.sample_means else log_px
-        return {"log_px": log_px, "nll": -log_px}
+        if self.handed != "samples":
+            log_px = _mean(log_px) * (log_px.shape[0] if self.handed == "sum" else 1)
+        return {**images, "log_px": log_px, "nll": -log_px}
 
     def _pixels(self, tensors: Mapping[str, Any]) -> tuple[Array, Array]:
-        """Images of 0 and 1 and logits, (M, P)."""
+        """Images of 0 and 1 and what a decoder made of them, (M, P): logits, or numbers between 0 and 1."""
         M = int(tensors["z"].shape[0])
         rng = np.random.default_rng([M, self.images])
-        return rng.integers(0, 2, (M, PIXELS)).astype(float), rng.standard_normal((M, PIXELS))
+        x, logits = rng.integers(0, 2, (M, PIXELS)).astype(float), rng.standard_normal((M, PIXELS))
+        return x, logits if "logits" in self.takes else 1.0 / (1.0 + np.exp(-logits))
 
 
 def _mean(values: Any) -> Any:
     """Over samples, in whatever framework."""
     M = int(values.shape[0])
     return sum((values[i] for i in range(1, M)), values[0]) / M
+
+
+TOTALS = frozenset(map(key, ("loss", "total_loss", "total", "objective", "loss_total")))
+"""Names of the whole among the parts that a loss returns."""
+
+
+def _total(result: Any) -> Any:
+    """The loss itself, of what a function returned: by its name among others, or the first.
+
+    Raises
+    ------
+    TargetFault
+        Of several things with names none is called a loss.
+    """
+    if hasattr(result, "_asdict"):
+        result = result._asdict()
+    if isinstance(result, Mapping):
+        named = [value for name, value in result.items() if key(str(name)) in TOTALS]
+        if not named and len(result) != 1:
+            names = ", ".join(map(str, result)) or "nothing"
+            raise TargetFault(f"the loss returned {names}; which is minimised is not known: call it loss or total_loss")
+        return named[0] if named else next(iter(result.values()))
+    if isinstance(result, tuple | list) and result:
+        return result[0]
+    return getattr(result, "loss", result)
 
 
 def understand(
@@ -166,9 +234,12 @@ def understand(
     InputError
         As `inference.map_arguments`.
     """
-    names = [p.name for p in inspect.signature(function).parameters.values()]
+    names = [p.name for p in parameters_of(function)]
     bound = options.pop("bind", None) or {}
     found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
+    if "x" in found.values() and not {"logits", "probabilities", "log_px"} & set(found.values()):
+        found.update({n: "probabilities" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
+    inside = [value for n, value in bound.items() if ARGUMENT_OF.get(key(n)) == "dataset_size"]
     mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
 
     def filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
@@ -177,7 +248,7 @@ def understand(
         )
 
     mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
-    return StepLoss(name, function, mapped, adapter, dtype, weights)
+    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=inside[0] if inside else None)
 
 
 # --- the weights in effect -------------------------------------------------------------------------------------------
@@ -186,8 +257,12 @@ _TERMS = ("mi", "tc", "dwkl", "kl_penalty")
 """The last is the KL in closed form where beta is 1."""
 
 
-def effective(loss: StepLoss, estimator: str, shape: tuple[int, int, int], seed: int) -> Effective:
+def effective(
+    loss: StepLoss, estimator: str, shape: tuple[int, int, int], seed: int, *, known_pixels: bool = True
+) -> Effective:
     """Solve for the weights of a loss on cases of one size.
+
+    Without `known_pixels` the images are always the same, and what the loss makes of them is part of the constant.
 
     Raises
     ------
@@ -195,24 +270,26 @@ def effective(loss: StepLoss, estimator: str, shape: tuple[int, int, int], seed:
         It raised, or returned no scalar.
     """
     rows, values = [], []
-    for k, case in enumerate(_cases(estimator, shape, seed)):
-        this = replace(loss, images=k)
+    for k, case in enumerate(_cases(estimator, shape, seed, loss.dataset_size)):
+        this = replace(loss, images=k if known_pixels else 0)
         received = _received(loss, case)
         values.append(float(_observe(this, received).values["penalty"]))
         log_px = this.adapter.array(_mean(this.log_px({"z": this.adapter.tensor(received.z, this.dtype)})))
         found = truth(received, estimator).values
-        rows.append([-float(log_px), *(float(found[name].middle) for name in _TERMS), 1.0])
+        rows.append([-float(log_px) * known_pixels, *(float(found[name].middle) for name in _TERMS), 1.0])
     terms, right = np.array(rows), np.array(values)
-    scale = np.abs(terms).max(axis=0)
+    scale = np.maximum(np.abs(terms).max(axis=0), np.finfo(float).tiny)
     solved = np.linalg.lstsq(terms / scale, right, rcond=None)[0] / scale
     sizes = np.abs(terms) @ np.abs(solved)
-    misfit = float(np.max(np.abs(terms @ solved - right) / sizes)) if np.isfinite(right).all() else np.inf
+    misfit = float(np.max(np.abs(terms @ solved - right) / np.maximum(sizes, 1.0)))
     r, a, b, c, k, constant = solved.tolist()
+    r = r if known_pixels else 1.0
     return Effective(r, a + k, b + k, c + k, k, constant, misfit)
 
 
-def _cases(estimator: str, shape: tuple[int, int, int], seed: int) -> Iterator[Case]:
+def _cases(estimator: str, shape: tuple[int, int, int], seed: int, inside: int | None = None) -> Iterator[Case]:
     M, D, N = shape
+    N = N if inside is None else inside
     rng = np.random.default_rng([seed, M])
     for _ in range(COUNT):
         mu, log_var, eps = rng.standard_normal((3, M, D))
@@ -234,6 +311,8 @@ def _observe(loss: StepLoss, received: Case, gradients: Sequence[str] = ()) -> O
     observed = adapter.observe(loss, received.arrays, constants, loss.dtype, adapter.variants[0], gradients)
     if np.ndim(observed.values["penalty"]):
         raise TargetFault(f"the loss is {np.shape(observed.values['penalty'])}; a scalar is needed")
+    if not np.isfinite(observed.values["penalty"]):
+        raise TargetFault(f"the loss is {observed.values['penalty']} on ordinary numbers, at step {loss.step:g}")
     return observed
 
 
@@ -243,7 +322,7 @@ def gradients_off(
     """Arguments in which the gradient is not that of the terms with the weights found."""
     if not loss.adapter.differentiable:
         return []
-    received = _received(loss, next(_cases(estimator, shape, seed)))
+    received = _received(loss, next(_cases(estimator, shape, seed, loss.dataset_size)))
     got = _observe(loss, received, ("penalty",)).gradients["penalty"]
     slopes = truth(received, estimator).gradients
     k = found.closed_form
@@ -251,7 +330,7 @@ def gradients_off(
     off = []
     for name in received.arrays:
         parts = [share * slopes[term][name].middle for term, share in shares.items()]
-        if name == "z" and not {"logits", "probabilities"} & loss.takes:
+        if name == "z" and not loss.of_pixels:
             parts.append(np.zeros_like(received.z))
             parts[-1][:, 0] = -3.0 * found.reconstruction / len(received.z)
         allowed = 100 * FITS[loss.dtype] * np.max(np.sum(np.abs(parts), axis=0))
@@ -276,8 +355,8 @@ def names(found: Effective, claimed: Array, shape: tuple[int, int, int], dtype: 
     """What is wrong with weights in effect: every reading that fits, `GENERAL` ones last; nothing where right."""
 
     def same(one: Any, other: Any) -> bool:
-        largest = max(1.0, float(np.max(np.abs(claimed))))
-        return bool(np.max(np.abs(np.subtract(one, other))) <= EQUAL[dtype] * largest)
+        allowed = EQUAL[dtype] * np.maximum(1.0, np.abs(other))
+        return bool(np.all(np.abs(np.subtract(one, other)) <= allowed))
 
     r, weights = found.reconstruction, found.weights
     if same(r, 1.0) and same(weights, claimed):
@@ -300,13 +379,21 @@ def _scaled(
     """Names where the reconstruction, or the penalty, or both are multiplied by something."""
     M, D, _ = shape
     r = found.reconstruction
-    factor = float(found.weights @ claimed / (claimed @ claimed))  # of the penalty
+    if same(r, 0.0):
+        return [Fault("unknown", f"there is no reconstruction in it; {said}")]
+    factor = float(found.weights @ claimed / (claimed @ claimed)) if claimed.any() else 1.0  # of the penalty
+    if same(factor, 0.0):
+        return [Fault("unknown", f"there is no penalty in it; {said}")]
     if not same(found.weights / max(abs(factor), 1e-9), claimed * np.sign(factor)):
         return [Fault("unknown", f"{said}, for the weights {', '.join(f'{w:g}' for w in claimed)}")]
     known = {float(M): "sum-not-mean", -1.0: "sign-flipped", 1.0 / D: "divided-by-d"}
     if same(r, factor):
         found_ids = [name for value, name in known.items() if same(r, value)]
-        words = "the objective, to be maximised, and not a loss" if same(r, -1) else f"all is {r:.4g} times too much"
+        words = (
+            "the objective, to be maximised, and not a loss"
+            if same(r, -1)
+            else f"all is {r:.4g} times what it should be"
+        )
         return [Fault(name, f"{words}; {said}") for name in (*found_ids, GENERAL)]
     if same(r, 1.0):
         found_ids = [name for value, name in known.items() if same(factor, value)]
