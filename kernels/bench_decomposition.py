@@ -21,7 +21,7 @@ import sys
 import time
 
 import numpy as np
-from tcvae_kernels.machine import cores, describe
+from tcvae_kernels.machine import cores, describe, memory
 
 ON_KERNELS = 2**36  # block_bytes, as the command line gives them: no pairwise array is made
 LOG_2PI = math.log(2.0 * math.pi)
@@ -77,15 +77,6 @@ def in_pytorch(mu, log_var, index, eps, block):
 
 
 FUNCTIONS = dict(zip(PEERS, (on_kernels, in_pytorch, in_numpy), strict=True))
-
-
-def memory(name):
-    """This process's memory in MB, where /proc tells it: VmRSS, now, or VmHWM, at its peak since `forget_peak`."""
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith(name))
-    except (OSError, StopIteration):
-        return None
 
 
 def forget_peak():

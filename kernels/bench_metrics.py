@@ -21,7 +21,7 @@ import sys
 import time
 
 import numpy as np
-from tcvae_kernels.machine import describe
+from tcvae_kernels.machine import describe, memory, seconds
 from tcvae_kernels.mixture import group_densities, log_density
 from tcvae_kernels.threads import get_num_threads
 
@@ -37,21 +37,6 @@ def inputs(sizes, D):
     classes = np.indices(sizes).reshape(len(sizes), -1).T
     shape = len(classes), D
     return rng.standard_normal(shape), 2 * rng.uniform(math.log(0.01), 0.0, shape), classes
-
-
-def memory(name):
-    """This process's memory in MB, where /proc tells it: VmRSS, now, or VmHWM, at its peak."""
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith(name))
-    except (OSError, StopIteration):
-        return None
-
-
-def seconds(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
 
 
 def by_quadrature(mu, log_var, classes):

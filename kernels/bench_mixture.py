@@ -10,28 +10,12 @@ for checking and arranging the components once per call, which the ratio include
 
 import argparse
 import statistics
-import time
 
 import numpy as np
-from tcvae_kernels.machine import describe
+from tcvae_kernels.machine import describe, memory, seconds
 from tcvae_kernels.mixture import log_joint
 from tcvae_kernels.pairwise import exponentials_only
 from tcvae_kernels.threads import get_num_threads
-
-
-def memory(name):
-    """This process's memory in MB, where /proc tells it: VmRSS, now, or VmHWM, at its peak."""
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith(name))
-    except (OSError, StopIteration):
-        return None
-
-
-def seconds(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
 
 
 def main():

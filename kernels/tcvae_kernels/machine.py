@@ -1,8 +1,11 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and what it measures with."""
 
 import importlib.metadata
 import os
 import platform
+import time
+from collections.abc import Callable
+from typing import Any
 
 
 def cores() -> int:
@@ -30,3 +33,19 @@ def describe(*modules: str) -> str:
         cpu = platform.processor() or platform.machine()
     software = [f"Python {platform.python_version()}", *(f"{name} {v}" for name, v in versions(*modules).items())]
     return f"{cpu}, {os.cpu_count()} cores; " + ", ".join(software)
+
+
+def memory(name: str) -> float | None:
+    """This process's memory in MB, where /proc tells it: VmRSS, now, or VmHWM, at its peak."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith(name))
+    except (OSError, StopIteration):
+        return None
+
+
+def seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start

@@ -9,7 +9,8 @@ from scipy.special import xlogy
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.metrics.draws import LARGEST_CODE, draw, generator
-from tcvae_ref.metrics.mig import MIG, MIGErrors, gaps, prepared, probabilities
+from tcvae_ref.metrics.entropy import probabilities
+from tcvae_ref.metrics.mig import MIG, MIGErrors, gaps, prepared
 from tcvae_ref.types import Array
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError, InputTypeError
-from tcvae_ref.metrics.mig import probabilities
+from tcvae_ref.metrics.entropy import probabilities
 from tcvae_ref.types import Array
 
 LARGEST_CODE = 1e30

@@ -11,9 +11,6 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.metrics.entropy import GroupDensities, group_densities, mixture_entropies, probabilities
 from tcvae_ref.types import Array, ProgressHook
 
-__all__ = ["MIG", "MIGErrors", "Prepared", "gaps", "mig_quadrature", "prepared", "probabilities"]
-
-
 LEAST_ENTROPY = 1e-9
 """Of a factor, nats: gaps are divided by it."""
 

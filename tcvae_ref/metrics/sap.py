@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.metrics.draws import generator, inputs, not_installed, split
-from tcvae_ref.metrics.mig import probabilities
+from tcvae_ref.metrics.entropy import probabilities
 from tcvae_ref.types import Array, ProgressHook
 
 

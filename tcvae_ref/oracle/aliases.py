@@ -60,6 +60,11 @@ def loose_key(name: str) -> str:
     return key(name.strip("_").rstrip("0123456789_"))
 
 
+def keys(names: str) -> frozenset[str]:
+    """Keys of names with spaces between."""
+    return frozenset(map(key, names.split()))
+
+
 ARGUMENT_OF = {key(alias): argument for argument, names in ALIASES.items() for alias in names}
 """Key of a known name -> the argument it stands for."""
 

@@ -20,6 +20,7 @@ from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.search import Tally, search
 from tcvae_ref.oracle.target import Target, load
 from tcvae_ref.oracle.types import (
+    CANDIDATES,
     DTYPES,
     ESTIMATORS,
     FAILURES,
@@ -45,8 +46,6 @@ CHECKS: dict[str, str] = {
 DEFAULT_DTYPES = ("float64", "float32")
 PROPERTY_SHARE = 8  # one property check has this many times fewer cases than values and gradients have
 ROUGHER = 4.0  # times the reference's error over allowance: right, and worth a warning
-
-_CANDIDATES = ("mws", "mss", "symmetric-mss", "minibatch")  # exact needs N = M, where it is minibatch
 
 
 def check(
@@ -127,7 +126,7 @@ def check(
         returns=returns,
         weights=weights,
     )
-    adapter = _adapter(loaded, framework)
+    adapter = adapters.chosen(loaded.name, [loaded.callable], framework)
     return _Run(loaded, adapter, plan, options, progress).report()
 
 
@@ -168,16 +167,6 @@ def _plan(options: Mapping[str, Any]) -> _Plan:
         bool(options["allow_unstable"]),
         bool(options["diagnose"]),
     )
-
-
-def _adapter(target: Target, framework: str | None) -> Adapter:
-    adapter = adapters.by_name(framework) if framework else adapters.guess(target.callable)
-    if adapter is None:
-        raise InputError(
-            f"{target.name}: its framework cannot be told from its code; "
-            f"name it with --framework: one of {', '.join(adapters.available())}"
-        )
-    return adapter
 
 
 class _Run:
@@ -258,7 +247,7 @@ class _Run:
             return ()
         self.what = "diagnosis"
         self._heartbeat()
-        others = [name for name in _CANDIDATES if name != subject.estimator] if guessed else []
+        others = [name for name in CANDIDATES if name != subject.estimator] if guessed else []
         found = diagnosis.diagnose(subject, quantities, self.results, gradients=self.plan.gradients, others=others)
         self.notes.extend(found.notes)
         return found.diagnosis
@@ -292,7 +281,7 @@ class _Run:
         if quantities == ("penalty",) and self.options.get("returns") is None:
             closed_form = replace(self.target, returns=("kl_penalty",))
             trials.append((replace(subject, function=closed_form.function), ("kl_penalty",)))
-        named = [self.plan.estimator] if self.plan.estimator != "auto" else list(_CANDIDATES)
+        named = [self.plan.estimator] if self.plan.estimator != "auto" else list(CANDIDATES)
         fitting: list[tuple[float, Subject, tuple[str, ...]]] = []
         others: list[tuple[tuple[float, int], Subject, tuple[str, ...]]] = []
         for one, returned in trials:

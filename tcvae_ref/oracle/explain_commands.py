@@ -97,10 +97,7 @@ def _subject(target: str, estimator: str, options: dict[str, Any]) -> "Subject":
 
     framework = options.get("framework")
     loaded = load(target, **{name: value for name, value in options.items() if name != "framework"})
-    adapter = adapters.by_name(framework) if framework else adapters.guess(loaded.callable)
-    if adapter is None:
-        names = ", ".join(adapters.available())
-        raise InputError(f"{target}: its framework cannot be told from its code; name it with --framework: {names}")
+    adapter = adapters.chosen(target, [loaded.callable], framework)
     adapter.warm_up()
     weights = dict(loaded.fixed_weights or {})
     weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in loaded.takes_weights and w not in weights})

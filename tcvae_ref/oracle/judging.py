@@ -44,12 +44,8 @@ class Subject:
 
     def receive(self, case: Case) -> Case:
         """The case as the framework receives it: arrays rounded to the dtype and read back, weights as they are."""
-        spread = case.spread
-        if case.parameterisation != self.parameterisation:
-            spread = WIDTHS[self.parameterisation](tolerance.log_variances(case))
-        z, mu, spread = (self.adapter.array(self.adapter.tensor(a, self.dtype)) for a in (case.z, case.mu, spread))
-        received = case._replace(z=z, mu=mu, spread=spread, parameterisation=self.parameterisation)
-        return received._replace(**self.weights)  # type: ignore[arg-type]  # they are floats
+        as_sent = received(case, self.adapter, self.dtype, self.parameterisation)
+        return as_sent._replace(**self.weights)  # type: ignore[arg-type]  # they are floats
 
     def observe(self, received: Case, gradients: Sequence[str] = ()) -> Observed:
         """Call the target; TargetFault where it returns what cannot be judged."""
@@ -69,6 +65,15 @@ WIDTHS: dict[str, Callable[[Array], Array]] = {
     "var": lambda log_var: np.exp(log_var),
 }
 """What a target may be given -> it, from log sigma^2."""
+
+
+def received(case: Case, adapter: Adapter, dtype: str, parameterisation: str) -> Case:
+    """A case with the width in a target's parameterisation, rounded to a dtype and read back."""
+    spread = case.spread
+    if case.parameterisation != parameterisation:
+        spread = WIDTHS[parameterisation](tolerance.log_variances(case))
+    z, mu, spread = (adapter.array(adapter.tensor(a, dtype)) for a in (case.z, case.mu, spread))
+    return case._replace(z=z, mu=mu, spread=spread, parameterisation=parameterisation)
 
 
 class Finding(NamedTuple):

@@ -17,7 +17,7 @@ from scipy import stats
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.adapters import common
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, key
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, key, keys
 from tcvae_ref.oracle.inference import parameters_of
 from tcvae_ref.oracle.judging import WIDTHS
 from tcvae_ref.oracle.types import PARAMETERISATIONS, Observed, TargetFault
@@ -31,9 +31,9 @@ LEAST_P = 1e-11
 ALIKE = 1e-4
 """Numbers as near as this, relatively, are the same."""
 
-NOISE = frozenset(map(key, ("eps", "epsilon", "noise", "standard_normal", "normal_noise", "e", "u")))
-KEYS = frozenset(map(key, ("key", "rng", "rng_key", "prng_key", "random_key", "generator")))
-TRAINING = frozenset(map(key, ("training", "is_training", "train")))
+NOISE = keys("eps epsilon noise standard_normal normal_noise e u")
+KEYS = keys("key rng rng_key prng_key random_key generator")
+TRAINING = keys("training is_training train")
 SCALES = {0.0: "unit-noise", 0.25: "log-std-as-log-var", 1.0: "log-var-as-log-std"}
 """Power of sigma^2 with which the spread grows -> the mistake; 1/2 is right."""
 

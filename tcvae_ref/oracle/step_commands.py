@@ -12,7 +12,6 @@ from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.progress import Progress
 
 STEP_EPILOG = "exit status: 0 all that was handed over passed; 1 a mistake, or a fault; 2 wrong usage"
-_TERMS = ("MI", "TC", "DWKL")
 
 
 def add_check_step(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +45,11 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
 
 
 def _terms(text: str) -> tuple[str, ...]:
+    from tcvae_ref.oracle.training_step import TERMS
+
     found = tuple(word.strip().upper() for word in text.split(","))
-    if not set(found) <= set(_TERMS):
-        raise argparse.ArgumentTypeError(f"{text!r}; some of {', '.join(_TERMS)}")
+    if not set(found) <= set(TERMS):
+        raise argparse.ArgumentTypeError(f"{text!r}; some of {', '.join(TERMS)}")
     return found
 
 

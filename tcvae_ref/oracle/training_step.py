@@ -19,6 +19,7 @@ from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.types import (
+    CANDIDATES,
     ESTIMATORS,
     CheckProgress,
     CheckResult,
@@ -36,15 +37,8 @@ Handed: TypeAlias = str | Callable[..., Any] | None
 STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000)
 """Steps of training at which weights are looked at."""
 TERMS = ("MI", "TC", "DWKL")
-PARTS = {
-    "sampler": "z = mu + sigma eps, eps standard normal and new for each entry; the gradients are those of it",
-    "loss": "the weights of reconstruction, MI, TC and DWKL in the whole loss are those that are meant",
-    "warm-up": "while weights grow, all terms do so together, or the TC alone",
-}
-"""What is judged, by name."""
 _ARRIVED = 1e-3
 """How far weights may be from what is meant at the end: a schedule may only tend to it."""
-_ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch")
 
 
 def check_step(
@@ -96,7 +90,7 @@ def check_step(
     Returns
     -------
     Report
-        A result for each part in `PARTS` that was handed over, and the names of what is wrong.
+        A result for each part that was handed over, and the names of what is wrong.
 
     Raises
     ------
@@ -121,7 +115,8 @@ def check_step(
     handed = {name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
     functions = {name: find(one) for name, one in handed.items()}
     shown = ", ".join(f"{name} {shown_name(one)}" for name, one in handed.items())
-    adapter = _adapter(shown, functions, framework)
+    differentiated = [functions[name] for name in ("loss", "sampler") if name in functions]
+    adapter = adapters.chosen(shown, differentiated, framework) if differentiated else adapters.by_name("numpy")
     judge = _Judge(adapter, shown, claimed, tuple(steps), None if warm_up is None else frozenset(warm_up), seed)
     judge.progress = progress or judge.progress
     if "sampler" in functions:
@@ -131,19 +126,6 @@ def check_step(
     if "weights" in functions:
         judge.weights(functions["weights"])
     return judge.report()
-
-
-def _adapter(shown: str, functions: Mapping[str, Callable[..., Any]], framework: str | None) -> Adapter:
-    if framework is not None:
-        return adapters.by_name(framework)
-    for name in ("loss", "sampler"):
-        found = adapters.guess(functions[name]) if name in functions else None
-        if found is not None:
-            return found
-    if "loss" not in functions and "sampler" not in functions:
-        return adapters.by_name("numpy")
-    names = ", ".join(adapters.available())
-    raise InputError(f"{shown}: its framework cannot be told from its code; name it with --framework: {names}")
 
 
 class _Judge:
@@ -178,25 +160,17 @@ class _Judge:
         """Keep what was found out about a part."""
         gradients = bool(faults) and all(fault.id == "detached-sample" for fault in faults)
         verdict = Verdict.PASS if not faults else Verdict.WRONG_GRADIENT if gradients else Verdict.WRONG
-        message = "; ".join(fault.words for fault in faults) if faults else said
-        self.results.append(
-            CheckResult(
-                *(part, self.dtype, self.adapter.variants[0], verdict, cases, cases),
-                message=message,
-                seconds=time.monotonic() - began,
-            )
-        )
+        self.keep(part, verdict, "; ".join(fault.words for fault in faults) if faults else said, began, cases)
         self.diagnoses += [Diagnosis(f.id, CATALOGUE[f.id].title, f"{part}: {f.words}") for f in faults]
 
     def failed(self, part: str, fault: TargetFault, began: float) -> None:
         """Keep that a part could not be judged."""
-        self.results.append(
-            CheckResult(
-                *(part, self.dtype, self.adapter.variants[0], Verdict.ERROR),
-                message=str(fault),
-                seconds=time.monotonic() - began,
-            )
-        )
+        self.keep(part, Verdict.ERROR, str(fault), began)
+
+    def keep(self, part: str, verdict: Verdict, message: str, began: float, cases: int = 0) -> None:
+        """Keep a verdict."""
+        where = (part, self.dtype, self.adapter.variants[0], verdict, cases, cases)
+        self.results.append(CheckResult(*where, message=message, seconds=time.monotonic() - began))
 
     # --- the sampler ----------------------------------------------------------------------------------------
 
@@ -223,7 +197,7 @@ class _Judge:
         loss = whole_loss.understand(shown_name(function), function, self.adapter, self.dtype, self.claimed, bind=bind)
         loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
-        candidates = _ESTIMATORS if estimator == "auto" else (estimator,)
+        candidates = CANDIDATES if estimator == "auto" else (estimator,)
         try:
             loss, self.estimator, found = self._solved(loss, candidates)
             faults = self._faults(loss, found, candidates)
@@ -236,7 +210,7 @@ class _Judge:
             try:
                 for k, step in enumerate(self.steps):
                     self.progress(k, len(self.steps), f"step {step:g}")
-                    at = whole_loss.effective(replace(loss, step=step), self.estimator, SHAPES[0], self.seed)
+                    at = self._solve(replace(loss, step=step), self.estimator, SHAPES[:1])[0]
                     if at.misfit > FITS[self.dtype]:
                         raise TargetFault(f"at step {step:g} the loss is no weighted sum of its terms")
                     by_step[step] = at.weights
@@ -247,15 +221,17 @@ class _Judge:
 
     def _solved(self, loss: StepLoss, candidates: Sequence[str]) -> tuple[StepLoss, str, list[Effective]]:
         """The weights in effect for each size of batch, as the estimator that fits best."""
+        exact = candidates == ("exact",)
         try:
-            whole_loss.effective(loss, candidates[0], SHAPES[0], self.seed)
+            called = [whole_loss.calls(loss, shape, self.seed, exact=exact) for shape in SHAPES]
         except TargetFault:
             loss = replace(loss, handed="mean")
+            called = [whole_loss.calls(loss, shape, self.seed, exact=exact) for shape in SHAPES]
         trials = []
         for k, (one, likelihood) in enumerate(itertools.product(candidates, loss.likelihoods)):
             self.progress(k, len(candidates) * len(loss.likelihoods), f"loss as {one}")
             this = replace(loss, likelihood=likelihood)
-            found = [whole_loss.effective(this, one, shape, self.seed) for shape in SHAPES]
+            found = [whole_loss.effective(this, each, one) for each in called]
             misfit = max(each.misfit for each in found)
             plain = max(abs(each.constant) + abs(each.reconstruction - 1.0) for each in found)
             trials.append(
@@ -267,18 +243,27 @@ class _Judge:
         if loss.handed == "mean" and _are_means_of_sums(found):
             self.notes.append("right if the reconstruction it is handed is the sum over the batch, not the mean")
             loss = replace(loss, handed="sum")
-            found = [whole_loss.effective(loss, estimator, shape, self.seed) for shape in SHAPES]
+            found = self._solve(loss, estimator)
         return loss, estimator, found
+
+    def _solve(
+        self, loss: StepLoss, estimator: str, shapes: Sequence[tuple[int, int, int]] = SHAPES
+    ) -> list[Effective]:
+        """The weights in effect for each size of batch, as one estimator."""
+        called = [whole_loss.calls(loss, shape, self.seed, exact=estimator == "exact") for shape in shapes]
+        return [whole_loss.effective(loss, each, estimator) for each in called]
+
+    def _names(self, found: Sequence[Effective]) -> list[list[Fault]]:
+        """What is wrong with weights in effect, for each size of batch."""
+        return [whole_loss.names(one, self.wanted, shape, self.dtype) for one, shape in zip(found, SHAPES, strict=True)]
 
     def _penalty_alone(self, loss: StepLoss, candidates: Sequence[str]) -> bool:
         """Whether the weights of the penalty are right, whatever the loss makes of its images."""
+        exact = candidates == ("exact",)
+        called = [whole_loss.calls(loss, shape, self.seed, exact=exact, known_pixels=False) for shape in SHAPES]
         for one in candidates:
-            found = [whole_loss.effective(loss, one, shape, self.seed, known_pixels=False) for shape in SHAPES]
-            fits = max(each.misfit for each in found) <= FITS[self.dtype]
-            if fits and not any(
-                whole_loss.names(each, self.wanted, shape, self.dtype)
-                for each, shape in zip(found, SHAPES, strict=True)
-            ):
+            found = [whole_loss.effective(loss, each, one) for each in called]
+            if max(each.misfit for each in found) <= FITS[self.dtype] and not any(self._names(found)):
                 return True
         return False
 
@@ -297,9 +282,7 @@ class _Judge:
             self.notes.append("N is inside the loss: log(N M) was not judged; say N with --dataset-size")
         if not fits:
             return self._of_the_terms(loss, candidates)
-        by_shape = [
-            whole_loss.names(each, self.wanted, shape, self.dtype) for each, shape in zip(found, SHAPES, strict=True)
-        ]
+        by_shape = self._names(found)
         common = [f for f in by_shape[0] if any(f.id == other.id for other in by_shape[1])]
         common = [f for f in common if f.id != whole_loss.GENERAL] or common
         if any(by_shape):
@@ -307,7 +290,8 @@ class _Judge:
             return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
         if offset:
             return self._of_the_terms(loss, candidates)
-        off = whole_loss.gradients_off(loss, self.estimator, found[0], SHAPES[0], self.seed)
+        case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=self.estimator == "exact")[0]
+        off = whole_loss.gradients_off(loss, case, self.estimator, found[0])
         return self._of_the_terms(loss, candidates) if off else []
 
     def _of_the_terms(self, loss: StepLoss, candidates: Sequence[str]) -> list[Fault]:

@@ -12,6 +12,9 @@ from tcvae_ref.types import Array
 ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch", "exact")
 """The estimators a target can claim, by their names on the command line."""
 
+CANDIDATES = ("mws", "mss", "symmetric-mss", "minibatch")
+"""Those that a target which claims nothing may be: exact needs N = M, where it is minibatch."""
+
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 PARAMETERISATIONS = ("log_var", "log_std", "std", "var")

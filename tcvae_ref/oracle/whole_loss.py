@@ -8,7 +8,7 @@ which holds to many digits, or the terms themselves are not those of the estimat
 the weights in effect are alpha = a + k, beta = b + k, gamma = c + k, next to a reconstruction of weight r = 1.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key, keys
 from tcvae_ref.oracle.inference import map_arguments, parameters_of
-from tcvae_ref.oracle.judging import WIDTHS
+from tcvae_ref.oracle.judging import received
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.truth import truth
@@ -26,49 +26,19 @@ from tcvae_ref.oracle.types import Case, Observed, TargetFault
 from tcvae_ref.types import Array
 
 ROLES: dict[str, frozenset[str]] = {
-    "log_px": frozenset(map(key, ("log_px", "logpx", "log_p_x", "log_px_z", "log_likelihood", "loglik", "log_lik"))),
-    "nll": frozenset(
-        map(
-            key,
-            (
-                *("nll", "neg_log_likelihood", "recon", "recons", "reconstruction", "reconst", "rec", "bce"),
-                *(
-                    "recon_loss",
-                    "reconstruction_loss",
-                    "rec_loss",
-                    "recons_loss",
-                    "reconstruction_error",
-                    "recon_error",
-                ),
-            ),
-        )
+    "log_px": keys("log_px logpx log_p_x log_px_z log_likelihood loglik log_lik"),
+    "nll": keys(
+        "nll neg_log_likelihood recon recons reconstruction reconst rec bce "
+        "recon_loss reconstruction_loss rec_loss recons_loss reconstruction_error recon_error"
     ),
-    "x": frozenset(map(key, ("x", "image", "images", "data", "batch", "target", "inputs"))),
-    "logits": frozenset(map(key, ("logits", "x_logits", "recon_logits", "decoder_logits"))),
-    "probabilities": frozenset(
-        map(key, ("recon_x", "x_recon", "x_hat", "x_rec", "recon_batch", "reconstructions", "probs", "probabilities"))
-    ),
-    "step": frozenset(
-        map(
-            key,
-            (
-                "epoch",
-                "current_epoch",
-                "step",
-                "steps",
-                "iteration",
-                "iter",
-                "it",
-                "n_iter",
-                "global_step",
-                "current_step",
-            ),
-        )
-    ),
+    "x": keys("x image images data batch target inputs"),
+    "logits": keys("logits x_logits recon_logits decoder_logits"),
+    "probabilities": keys("recon_x x_recon x_hat x_rec recon_batch reconstructions probs probabilities"),
+    "step": keys("step steps iteration iter it n_iter global_step current_step epoch current_epoch"),
 }
 """What a loss takes besides z, mu, a width, N and weights -> the names of it."""
 
-IMAGES = frozenset(map(key, ("recon", "recons", "reconst", "reconstruction", "rec")))
+IMAGES = keys("recon recons reconst reconstruction rec")
 """Names of the reconstruction that mean images where the loss takes x besides, and numbers else."""
 LIKELIHOODS: dict[str, Callable[[Array, Array], Array]] = {
     "Bernoulli": lambda x, p: x * np.log(p) + (1 - x) * np.log1p(-p),
@@ -199,7 +169,7 @@ def _mean(values: Any) -> Any:
     return sum((values[i] for i in range(1, M)), values[0]) / M
 
 
-TOTALS = frozenset(map(key, ("loss", "total_loss", "total", "objective", "loss_total")))
+TOTALS = keys("loss total_loss total objective loss_total")
 """Names of the whole among the parts that a loss returns."""
 
 
@@ -257,58 +227,68 @@ _TERMS = ("mi", "tc", "dwkl", "kl_penalty")
 """The last is the KL in closed form where beta is 1."""
 
 
-def effective(
-    loss: StepLoss, estimator: str, shape: tuple[int, int, int], seed: int, *, known_pixels: bool = True
-) -> Effective:
-    """Solve for the weights of a loss on cases of one size.
+class Calls(NamedTuple):
+    """What a loss returned for the batches of one size, whatever it is then taken for."""
 
-    Without `known_pixels` the images are always the same, and what the loss makes of them is part of the constant.
+    cases: list[Case]
+    """As the framework received them."""
+    values: list[float]
+    known_pixels: bool
+    """Whether each batch has images of its own; else what the loss makes of them is part of the constant."""
+
+
+def calls(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool, known_pixels: bool = True) -> Calls:
+    """Call a loss on every batch of one size; where it is `exact`, N = M.
 
     Raises
     ------
     TargetFault
-        It raised, or returned no scalar.
+        It raised, or returned no finite scalar.
     """
-    rows, values = [], []
-    for k, case in enumerate(_cases(estimator, shape, seed, loss.dataset_size)):
-        this = replace(loss, images=k if known_pixels else 0)
-        received = _received(loss, case)
-        values.append(float(_observe(this, received).values["penalty"]))
-        log_px = this.adapter.array(_mean(this.log_px({"z": this.adapter.tensor(received.z, this.dtype)})))
-        found = truth(received, estimator).values
-        rows.append([-float(log_px) * known_pixels, *(float(found[name].middle) for name in _TERMS), 1.0])
-    terms, right = np.array(rows), np.array(values)
+    cases = batches(loss, shape, seed, exact=exact)
+    values = [
+        float(_observe(replace(loss, images=k if known_pixels else 0), case).values["penalty"])
+        for k, case in enumerate(cases)
+    ]
+    return Calls(cases, values, known_pixels)
+
+
+def effective(loss: StepLoss, called: Calls, estimator: str) -> Effective:
+    """Solve for the weights of a loss taken for an estimator."""
+    rows = []
+    for k, case in enumerate(called.cases):
+        this = replace(loss, images=k if called.known_pixels else 0)
+        log_px = this.adapter.array(_mean(this.log_px({"z": this.adapter.tensor(case.z, this.dtype)})))
+        found = truth(case, estimator).values
+        rows.append([-float(log_px) * called.known_pixels, *(float(found[name].middle) for name in _TERMS), 1.0])
+    terms, right = np.array(rows), np.array(called.values)
     scale = np.maximum(np.abs(terms).max(axis=0), np.finfo(float).tiny)
     solved = np.linalg.lstsq(terms / scale, right, rcond=None)[0] / scale
     sizes = np.abs(terms) @ np.abs(solved)
     misfit = float(np.max(np.abs(terms @ solved - right) / np.maximum(sizes, 1.0)))
     r, a, b, c, k, constant = solved.tolist()
-    r = r if known_pixels else 1.0
+    r = r if called.known_pixels else 1.0
     return Effective(r, a + k, b + k, c + k, k, constant, misfit)
 
 
-def _cases(estimator: str, shape: tuple[int, int, int], seed: int, inside: int | None = None) -> Iterator[Case]:
+def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool) -> list[Case]:
+    """Ordinary batches of one size, as the framework receives them."""
     M, D, N = shape
-    N = N if inside is None else inside
+    N = M if exact else N if loss.dataset_size is None else loss.dataset_size
     rng = np.random.default_rng([seed, M])
+    result = []
     for _ in range(COUNT):
         mu, log_var, eps = rng.standard_normal((3, M, D))
         log_var = 0.5 * log_var
-        yield Case(mu + np.exp(0.5 * log_var) * eps, mu, log_var, M if estimator == "exact" else N, 1.0, 1.0, 1.0)
+        case = Case(mu + np.exp(0.5 * log_var) * eps, mu, log_var, N, 1.0, 1.0, 1.0)
+        result.append(received(case, loss.adapter, loss.dtype, loss.arguments.parameterisation))
+    return result
 
 
-def _received(loss: StepLoss, case: Case) -> Case:
-    """The case as the framework receives it."""
-    width = loss.arguments.parameterisation
-    arrays = (case.z, case.mu, WIDTHS[width](case.spread))
-    z, mu, spread = (loss.adapter.array(loss.adapter.tensor(a, loss.dtype)) for a in arrays)
-    return case._replace(z=z, mu=mu, spread=spread, parameterisation=width)
-
-
-def _observe(loss: StepLoss, received: Case, gradients: Sequence[str] = ()) -> Observed:
-    constants = {"dataset_size": received.dataset_size}
+def _observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Observed:
+    constants = {"dataset_size": case.dataset_size}
     adapter = loss.adapter
-    observed = adapter.observe(loss, received.arrays, constants, loss.dtype, adapter.variants[0], gradients)
+    observed = adapter.observe(loss, case.arrays, constants, loss.dtype, adapter.variants[0], gradients)
     if np.ndim(observed.values["penalty"]):
         raise TargetFault(f"the loss is {np.shape(observed.values['penalty'])}; a scalar is needed")
     if not np.isfinite(observed.values["penalty"]):
@@ -316,23 +296,20 @@ def _observe(loss: StepLoss, received: Case, gradients: Sequence[str] = ()) -> O
     return observed
 
 
-def gradients_off(
-    loss: StepLoss, estimator: str, found: Effective, shape: tuple[int, int, int], seed: int
-) -> list[str]:
+def gradients_off(loss: StepLoss, case: Case, estimator: str, found: Effective) -> list[str]:
     """Arguments in which the gradient is not that of the terms with the weights found."""
     if not loss.adapter.differentiable:
         return []
-    received = _received(loss, next(_cases(estimator, shape, seed, loss.dataset_size)))
-    got = _observe(loss, received, ("penalty",)).gradients["penalty"]
-    slopes = truth(received, estimator).gradients
+    got = _observe(loss, case, ("penalty",)).gradients["penalty"]
+    slopes = truth(case, estimator).gradients
     k = found.closed_form
     shares = dict(zip(_TERMS, (found.alpha - k, found.beta - k, found.gamma - k, k), strict=True))
     off = []
-    for name in received.arrays:
+    for name in case.arrays:
         parts = [share * slopes[term][name].middle for term, share in shares.items()]
         if name == "z" and not loss.of_pixels:
-            parts.append(np.zeros_like(received.z))
-            parts[-1][:, 0] = -3.0 * found.reconstruction / len(received.z)
+            parts.append(np.zeros_like(case.z))
+            parts[-1][:, 0] = -3.0 * found.reconstruction / len(case.z)
         allowed = 100 * FITS[loss.dtype] * np.max(np.sum(np.abs(parts), axis=0))
         if not np.max(np.abs(got[name] - np.sum(parts, axis=0))) <= allowed:
             off.append(name)

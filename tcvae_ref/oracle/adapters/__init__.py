@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tcvae_ref import checks
@@ -82,6 +82,26 @@ def by_name(name: str) -> Adapter:
     if not _is_installed(name):
         raise checks.InputError(f"by_name: framework={name!r} is not installed; pip install '{_INSTALL[name]}'")
     return _built_in(name)
+
+
+def chosen(where: str, functions: Sequence[Any], framework: str | None) -> Adapter:
+    """The adapter that is named, or that of the framework which the first function to show one uses.
+
+    Raises
+    ------
+    InputError
+        As `by_name`, or no function shows its framework.
+    """
+    if framework:
+        return by_name(framework)
+    for function in functions:
+        found = guess(function)
+        if found is not None:
+            return found
+    raise checks.InputError(
+        f"{where}: its framework cannot be told from its code; "
+        f"name it with --framework: one of {', '.join(available())}"
+    )
 
 
 def in_use() -> tuple[Adapter, ...]:
