@@ -80,7 +80,7 @@ def joint_weights_on_the_joint_only(sums, S, weights, posteriors):
 
 def blocks_by_threads(count):
     SET_NUM_THREADS(count)
-    pairwise.GRADIENT_BLOCKS = 2 * count
+    pairwise.JOINT_BLOCKS = 2 * count
 
 
 def errors_lost(work, blocks):
@@ -151,7 +151,7 @@ MISTAKES = {
         lambda: test_kernels.TestExp().test_within_2_ulp("float64", -745.2, 670.0, 1001),
     ),
     "blocks cut by the number of threads": (
-        [(tcvae_kernels, "set_num_threads", blocks_by_threads), (pairwise, "GRADIENT_BLOCKS", 8)],
+        [(tcvae_kernels, "set_num_threads", blocks_by_threads), (pairwise, "JOINT_BLOCKS", 8)],
         bits,
     ),
 }

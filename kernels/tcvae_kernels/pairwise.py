@@ -8,10 +8,12 @@ with h_d the smallest log-variance is at most 0, so exp((g - t^2) / 2) cannot ov
 all of a row underflows, or the log-variances of a dimension lie so far apart that precision would suffer, that row is
 done again from its true maximum. The joint takes its true maximum always: one pass in D + 1.
 
-Four samples at a time share each posterior's mu, 1 / sigma and g, and the gradient's sums. Weights other than a
-constant are two entries of a row, j = i and j = i + 1: they are put right in the row of exponentials.
+Four samples at a time share each posterior's mu, 1 / sigma and g, and the gradient's sums. For the gradient, the joint
+goes block of rows by block of rows; the marginals go dimension by dimension, whose sums then stay in the cache.
+Weights other than a constant are two entries of a row, j = i and j = i + 1: they are put right in the row of
+exponentials.
 
-What a block of rows needs besides its results: 8 rows of N numbers. Buffers start on cache lines, and at different
+What a thread needs besides results: `JOINT_ROWS` rows of N numbers. Buffers start on cache lines, and at different
 places within a page: streams that all lie at the same place would push one another out of the cache.
 """
 
@@ -19,7 +21,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +40,18 @@ SPREAD = 16.0
 """Log-variances of a dimension further apart than this are summed from each row's true maximum."""
 TINY = {8: 2.0**-600, 4: 2.0**-40}
 """A sum below this has lost terms to underflow: that row is done again from its true maximum."""
+JOINT_ROWS = 8
+"""Samples whose joint weights are kept at a time, so that what is read of the posteriors serves them all."""
+NEAR = 512
+"""Posteriors whose squares are added up at a time: four rows of them stay in a core's first cache."""
 FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
-GRADIENT_BLOCKS, GRADIENT_BYTES = 8, 2**25
-"""At most so many blocks of rows with gradient sums of their own, filling at most so much memory."""
+JOINT_BLOCKS, GRADIENT_BYTES = 8, 2**25
+"""At most so many blocks of rows with a joint's gradient sums of their own, filling at most so much memory."""
+MARGINAL_TASKS = 16
+"""At least so many pieces of the marginals' work: blocks of rows times dimensions."""
+FINISHED = 512
+"""Posteriors whose gradients are finished together; no result depends on it."""
 FLUSH_ROWS = 128
 """float32 gradients are added up over so many rows at most, then in float64."""
 
@@ -187,27 +197,42 @@ def _sum(a, start, stop):
 
 
 @jit
-def _highest_joint(S, T, start, n):
-    """The largest of -(S + T), S from 0 and T from start on."""
+def _highest_joints(S0, S1, S2, S3, T, start, n):
+    """The largest of -(S_r + T) of each of four rows, S_r from 0 and T from start on."""
     vector_loop()
     lo = np.uint64(start)
-    top = joint_exponent(S[0], T[lo])
+    top0, top1 = joint_exponent(S0[0], T[lo]), joint_exponent(S1[0], T[lo])
+    top2, top3 = joint_exponent(S2[0], T[lo]), joint_exponent(S3[0], T[lo])
     for k in range(np.uint64(n)):
-        top = larger(top, joint_exponent(S[k], T[lo + k]))
-    return top
+        T_j = T[lo + k]
+        top0 = larger(top0, joint_exponent(S0[k], T_j))
+        top1 = larger(top1, joint_exponent(S1[k], T_j))
+        top2 = larger(top2, joint_exponent(S2[k], T_j))
+        top3 = larger(top3, joint_exponent(S3[k], T_j))
+    return top0, top1, top2, top3
 
 
 @jit
-def _joint_exponentials(S, T, top, start, n):
-    """S <- exp((-(S + T) - top) / 2), in place; their sum."""
+def _joint_exponentials(S0, S1, S2, S3, T, top0, top1, top2, top3, start, n):
+    """S_r <- exp((-(S_r + T) - top_r) / 2), in place; their sums."""
     vector_loop()
     lo = np.uint64(start)
-    total = top - top
+    zero = T.dtype.type(0)
+    sum0, sum1, sum2, sum3 = zero, zero, zero, zero
     for k in range(np.uint64(n)):
-        e = weight(joint_exponent_below(S[k], T[lo + k], top))
-        S[k] = e
-        total += e
-    return total
+        T_j = T[lo + k]
+        e0, e1, e2, e3 = weight_four(
+            joint_exponent_below(S0[k], T_j, top0),
+            joint_exponent_below(S1[k], T_j, top1),
+            joint_exponent_below(S2[k], T_j, top2),
+            joint_exponent_below(S3[k], T_j, top3),
+        )
+        S0[k], S1[k], S2[k], S3[k] = e0, e1, e2, e3
+        sum0 += e0
+        sum1 += e1
+        sum2 += e2
+        sum3 += e3
+    return sum0, sum1, sum2, sum3
 
 
 @jit
@@ -245,58 +270,56 @@ def _normalise(W0, W1, W2, W3, r0, r1, r2, r3, P):
 
 
 @jit
-def _gradient_sums(
-    z, i, d, mu, s, W0, W1, W2, W3, E0, E1, E2, E3, r0, r1, r2, r3, joint1, joint2, own1, own2, at_z, start, stop
-):
-    """Add four samples' share to the gradient's sums of dimension d.
+def _joint_sums(z, i, d, mu, s, W0, W1, W2, W3, joint1, joint2, at_z, start, stop):
+    """Add four samples' share to the joint's sums of dimension d : joint1[d, j] += W t, joint2 += W t^2.
 
-    joint1[d, j] += W t,  joint2 += W t^2;  own1 += p t,  own2 += p (t^2 - 1)  with p = r E;
-    at_z[0, i, d] += sum_j W t s,  at_z[1, i, d] += sum_j p t s.
+    at_z[i, d] += sum_j W t s.
     """
     vector_loop()
     z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
     zero = mu.dtype.type(0)
     a0, a1, a2, a3 = zero, zero, zero, zero
+    for j in range(np.uint64(start), np.uint64(stop)):
+        mu_j, s_j = mu[d, j], s[d, j]
+        t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
+        w0, w1, w2, w3 = W0[j] * t0, W1[j] * t1, W2[j] * t2, W3[j] * t3
+        a0 += w0 * s_j
+        a1 += w1 * s_j
+        a2 += w2 * s_j
+        a3 += w3 * s_j
+        joint1[d, j] += w0 + w1 + w2 + w3
+        joint2[d, j] += w0 * t0 + w1 * t1 + w2 * t2 + w3 * t3
+    at_z[i, d] += a0
+    at_z[i + 1, d] += a1
+    at_z[i + 2, d] += a2
+    at_z[i + 3, d] += a3
+
+
+@jit
+def _own_sums(z, i, d, mu, s, E0, E1, E2, E3, r0, r1, r2, r3, own1, own2, at_z, start, stop):
+    """Add four samples' share to a marginal's sums : own1[d, j] += p t, own2 += p (t^2 - 1) with p = r E.
+
+    at_z[i, d] += sum_j p t s.
+    """
+    vector_loop()
+    z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
+    zero = mu.dtype.type(0)
     b0, b1, b2, b3 = zero, zero, zero, zero
     for j in range(np.uint64(start), np.uint64(stop)):
         mu_j, s_j = mu[d, j], s[d, j]
-        t, e = (z0 - mu_j) * s_j, E0[j]
-        w, y = W0[j] * t, e * t
-        a0 += w * s_j
-        b0 += y * s_j
-        j1, j2, o1, o2 = w, w * t, r0 * y, r0 * (y * t - e)
-        t, e = (z1 - mu_j) * s_j, E1[j]
-        w, y = W1[j] * t, e * t
-        a1 += w * s_j
-        b1 += y * s_j
-        j1 += w
-        j2 += w * t
-        o1 += r1 * y
-        o2 += r1 * (y * t - e)
-        t, e = (z2 - mu_j) * s_j, E2[j]
-        w, y = W2[j] * t, e * t
-        a2 += w * s_j
-        b2 += y * s_j
-        j1 += w
-        j2 += w * t
-        o1 += r2 * y
-        o2 += r2 * (y * t - e)
-        t, e = (z3 - mu_j) * s_j, E3[j]
-        w, y = W3[j] * t, e * t
-        a3 += w * s_j
-        b3 += y * s_j
-        joint1[d, j] += j1 + w
-        joint2[d, j] += j2 + w * t
-        own1[d, j] += o1 + r3 * y
-        own2[d, j] += o2 + r3 * (y * t - e)
-    at_z[0, i, d] += a0
-    at_z[0, i + 1, d] += a1
-    at_z[0, i + 2, d] += a2
-    at_z[0, i + 3, d] += a3
-    at_z[1, i, d] += b0 * r0
-    at_z[1, i + 1, d] += b1 * r1
-    at_z[1, i + 2, d] += b2 * r2
-    at_z[1, i + 3, d] += b3 * r3
+        t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
+        e0, e1, e2, e3 = E0[j], E1[j], E2[j], E3[j]
+        y0, y1, y2, y3 = e0 * t0, e1 * t1, e2 * t2, e3 * t3
+        b0 += y0 * s_j
+        b1 += y1 * s_j
+        b2 += y2 * s_j
+        b3 += y3 * s_j
+        own1[j] += r0 * y0 + r1 * y1 + r2 * y2 + r3 * y3
+        own2[j] += r0 * (y0 * t0 - e0) + r1 * (y1 * t1 - e1) + r2 * (y2 * t2 - e2) + r3 * (y3 * t3 - e3)
+    at_z[i, d] += b0 * r0
+    at_z[i + 1, d] += b1 * r1
+    at_z[i + 2, d] += b2 * r2
+    at_z[i + 3, d] += b3 * r3
 
 
 # --- one row's weights, one row's way out ----------------------------------------------------------------------
@@ -340,21 +363,39 @@ def _marginal_again(z, i, d, mu, s, g, N, at_own, at_next, E, keep, tile):
 
 
 @jit
-def _joint_row(S, T, i, N, at_own, at_next, tile, joint, joint_tops):
-    """Turn a row of squares into exponentials; their sum goes to joint[i], the maximum taken out to joint_tops[i]."""
-    top = _highest_joint(S, T, 0, N)
-    if top == -np.inf:
-        top = S.dtype.type(0)
-    total = 0.0
+def _joint_rows(W0, W1, W2, W3, T, i, N, at_own, at_next, tile, joint, joint_tops):
+    """Turn four rows of squares into exponentials; their sums go to joint, the maxima taken out to joint_tops."""
+    zero = T.dtype.type(0)
+    top0, top1, top2, top3 = _highest_joints(W0, W1, W2, W3, T, 0, N)
+    top0, top1 = (zero if top0 == -np.inf else top0), (zero if top1 == -np.inf else top1)
+    top2, top3 = (zero if top2 == -np.inf else top2), (zero if top3 == -np.inf else top3)
+    sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
     for start in range(0, N, tile):
-        n = min(tile, N - start)
-        part = S[start : start + n]
-        added = _joint_exponentials(part, T, top, start, n)
-        if at_own != 1 and _reweight(part, i, N, at_own, at_next, start, n):
-            added = _sum(part, 0, n)
-        total += added
-    joint[i] = total
-    joint_tops[i] = top
+        stop = min(N, start + tile)
+        part0, part1, part2, part3 = W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop]
+        a0, a1, a2, a3 = _joint_exponentials(part0, part1, part2, part3, T, top0, top1, top2, top3, start, stop - start)
+        if at_own != 1:
+            a0 = _reweighted(part0, i, N, at_own, at_next, start, stop, a0)
+            a1 = _reweighted(part1, i + 1, N, at_own, at_next, start, stop, a1)
+            a2 = _reweighted(part2, i + 2, N, at_own, at_next, start, stop, a2)
+            a3 = _reweighted(part3, i + 3, N, at_own, at_next, start, stop, a3)
+        sum0 += a0
+        sum1 += a1
+        sum2 += a2
+        sum3 += a3
+    joint[i], joint[i + 1], joint[i + 2], joint[i + 3] = sum0, sum1, sum2, sum3
+    joint_tops[i], joint_tops[i + 1], joint_tops[i + 2], joint_tops[i + 3] = top0, top1, top2, top3
+
+
+@jit
+def _raised(top, i, joint, joint_tops, S):
+    """The maximum of row i so far, `top` included, in S's precision; what is summed already is rescaled to it."""
+    before = joint_tops[i]
+    if top > before:
+        joint[i] *= np.exp(0.5 * (before - top))
+        joint_tops[i] = top
+        return top
+    return S.dtype.type(0 if before == -np.inf else before)
 
 
 @jit
@@ -411,21 +452,20 @@ def values(
                     marginals[i + 1, d] += a1
                     marginals[i + 2, d] += a2
                     marginals[i + 3, d] += a3
-            for r in range(4):
-                row = S[r]
-                top = _highest_joint(row, T, start, n)
-                before = joint_tops[i + r]
-                if top > before:
-                    joint[i + r] *= np.exp(0.5 * (before - top))
-                    joint_tops[i + r] = top
-                elif before == -np.inf:
-                    continue
-                else:
-                    top = mu.dtype.type(before)
-                added = _joint_exponentials(row, T, top, start, n)
-                if special and _reweight(row, i + r, N, at_own, at_next, start, n):
-                    added = _sum(row, 0, n)
-                joint[i + r] += added
+            top0, top1, top2, top3 = _highest_joints(S0, S1, S2, S3, T, start, n)
+            top0, top1 = _raised(top0, i, joint, joint_tops, T), _raised(top1, i + 1, joint, joint_tops, T)
+            top2, top3 = _raised(top2, i + 2, joint, joint_tops, T), _raised(top3, i + 3, joint, joint_tops, T)
+            a0, a1, a2, a3 = _joint_exponentials(S0, S1, S2, S3, T, top0, top1, top2, top3, start, n)
+            if special:
+                stop = start + n
+                a0 = _reweighted(S0[:n], i, N, at_own, at_next, start, stop, a0)
+                a1 = _reweighted(S1[:n], i + 1, N, at_own, at_next, start, stop, a1)
+                a2 = _reweighted(S2[:n], i + 2, N, at_own, at_next, start, stop, a2)
+                a3 = _reweighted(S3[:n], i + 3, N, at_own, at_next, start, stop, a3)
+            joint[i] += a0
+            joint[i + 1] += a1
+            joint[i + 2] += a2
+            joint[i + 3] += a3
     for i in range(first, last):
         for d in range(D):
             if unsafe[d] or not marginals[i, d] >= tiny:
@@ -435,93 +475,127 @@ def values(
 
 
 @jit
-def values_and_gradients(
+def joint_and_gradient(
+    z, mu, s, T, at_own, at_next, first, last, tile, weight_joint, W, joint1, joint2, P, joint, joint_tops, at_z
+):
+    """Sums joint[i] and the maxima taken out, and the gradient of sum_i weight_joint[i] log joint[i].
+
+    The gradient is left as the sums of `_joint_sums` and P[j] += sum_i W_ij. W : (JOINT_ROWS, >= N), sums : (D, >= N).
+    """
+    N, D = T.size, z.shape[1]
+    real = mu.dtype.type
+    for i in range(first, last, JOINT_ROWS):
+        rows = min(JOINT_ROWS, last - i)
+        for start in range(0, N, NEAR):
+            n = min(NEAR, N - start)
+            for r in range(0, rows, 4):
+                _squares(z, i + r, mu, s, W[r], W[r + 1], W[r + 2], W[r + 3], start, n, start)
+        for r in range(0, rows, 4):
+            W0, W1, W2, W3 = W[r], W[r + 1], W[r + 2], W[r + 3]
+            _joint_rows(W0, W1, W2, W3, T, i + r, N, at_own, at_next, tile, joint, joint_tops)
+        for start in range(0, N, NEAR):
+            stop = min(N, start + NEAR)
+            for r in range(0, rows, 4):
+                k = i + r
+                W0, W1, W2, W3 = W[r, start:stop], W[r + 1, start:stop], W[r + 2, start:stop], W[r + 3, start:stop]
+                c0, c1 = real(weight_joint[k] / joint[k]), real(weight_joint[k + 1] / joint[k + 1])
+                c2, c3 = real(weight_joint[k + 2] / joint[k + 2]), real(weight_joint[k + 3] / joint[k + 3])
+                _normalise(W0, W1, W2, W3, c0, c1, c2, c3, P[start:stop])
+            for d in range(D):
+                for r in range(0, rows, 4):
+                    W0, W1, W2, W3 = W[r], W[r + 1], W[r + 2], W[r + 3]
+                    _joint_sums(z, i + r, d, mu, s, W0, W1, W2, W3, joint1, joint2, at_z, start, stop)
+
+
+@jit
+def marginal_and_gradient(
     z,
+    d,
     mu,
     s,
     g,
-    T,
-    unsafe,
+    N,
+    again,
     at_own,
     at_next,
     first,
     last,
     tile,
     tiny,
-    weight_joint,
     weight_marginals,
-    W0,
-    W1,
-    W2,
-    W3,
-    E0,
-    E1,
-    E2,
-    E3,
-    joint1,
-    joint2,
+    E,
     own1,
     own2,
-    P,
-    joint,
-    joint_tops,
     marginals,
     marginal_tops,
     at_z,
 ):
-    """`values`, and the gradient of sum_i weight_joint[i] joint[i] + sum_id weight_marginals[i, d] marginals[i, d].
+    """Sums marginals[i, d] and the maxima taken out, and the gradient of sum_i weight_marginals[i, d] log of them.
 
-    One pass over the exponentials. The gradient is left as the sums of `_gradient_sums` and P[j] = sum_i W_ij.
-    W, E : (N,), the sums : (D, >= N), at_z : (2, rows, D).
+    One pass over the exponentials. What is read of one dimension's posteriors, and its sums, stay in the cache. The
+    gradient is left as the sums of `_own_sums`. E : (4, >= N), own1, own2 : (>= N,).
     """
-    N, D = T.size, z.shape[1]
     real = mu.dtype.type
+    E0, E1, E2, E3 = E[0, :N], E[1, :N], E[2, :N], E[3, :N]
     weighted = at_own != 1
     for i in range(first, last, 4):
+        sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
         for start in range(0, N, tile):
-            _squares(z, i, mu, s, W0, W1, W2, W3, start, min(tile, N - start), start)
-        _joint_row(W0, T, i, N, at_own, at_next, tile, joint, joint_tops)
-        _joint_row(W1, T, i + 1, N, at_own, at_next, tile, joint, joint_tops)
-        _joint_row(W2, T, i + 2, N, at_own, at_next, tile, joint, joint_tops)
-        _joint_row(W3, T, i + 3, N, at_own, at_next, tile, joint, joint_tops)
-        c0, c1 = real(weight_joint[i] / joint[i]), real(weight_joint[i + 1] / joint[i + 1])
-        c2, c3 = real(weight_joint[i + 2] / joint[i + 2]), real(weight_joint[i + 3] / joint[i + 3])
-        _normalise(W0, W1, W2, W3, c0, c1, c2, c3, P)
-        for d in range(D):
-            sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
-            for start in range(0, N, tile):
-                stop = min(N, start + tile)
-                a0, a1, a2, a3 = _exponentials(z, i, d, mu, s, g, E0, E1, E2, E3, start, stop - start, start)
-                if weighted:
-                    a0 = _reweighted(E0[start:stop], i, N, at_own, at_next, start, stop, a0)
-                    a1 = _reweighted(E1[start:stop], i + 1, N, at_own, at_next, start, stop, a1)
-                    a2 = _reweighted(E2[start:stop], i + 2, N, at_own, at_next, start, stop, a2)
-                    a3 = _reweighted(E3[start:stop], i + 3, N, at_own, at_next, start, stop, a3)
-                sum0 += a0
-                sum1 += a1
-                sum2 += a2
-                sum3 += a3
-            again = unsafe[d]
-            if again or not sum0 >= tiny:
-                sum0, top = _marginal_again(z, i, d, mu, s, g, N, at_own, at_next, E0, True, tile)
-                marginal_tops[i, d] = top
-            if again or not sum1 >= tiny:
-                sum1, top = _marginal_again(z, i + 1, d, mu, s, g, N, at_own, at_next, E1, True, tile)
-                marginal_tops[i + 1, d] = top
-            if again or not sum2 >= tiny:
-                sum2, top = _marginal_again(z, i + 2, d, mu, s, g, N, at_own, at_next, E2, True, tile)
-                marginal_tops[i + 2, d] = top
-            if again or not sum3 >= tiny:
-                sum3, top = _marginal_again(z, i + 3, d, mu, s, g, N, at_own, at_next, E3, True, tile)
-                marginal_tops[i + 3, d] = top
-            marginals[i, d], marginals[i + 1, d], marginals[i + 2, d], marginals[i + 3, d] = sum0, sum1, sum2, sum3
-            c0, c1 = real(weight_marginals[i, d] / sum0), real(weight_marginals[i + 1, d] / sum1)
-            c2, c3 = real(weight_marginals[i + 2, d] / sum2), real(weight_marginals[i + 3, d] / sum3)
-            for start in range(0, N, tile):
-                _gradient_sums(
-                    *(z, i, d, mu, s, W0, W1, W2, W3, E0, E1, E2, E3, c0, c1, c2, c3),
-                    *(joint1, joint2, own1, own2, at_z, start, min(N, start + tile)),
-                )
+            stop = min(N, start + tile)
+            a0, a1, a2, a3 = _exponentials(z, i, d, mu, s, g, E0, E1, E2, E3, start, stop - start, start)
+            if weighted:
+                a0 = _reweighted(E0[start:stop], i, N, at_own, at_next, start, stop, a0)
+                a1 = _reweighted(E1[start:stop], i + 1, N, at_own, at_next, start, stop, a1)
+                a2 = _reweighted(E2[start:stop], i + 2, N, at_own, at_next, start, stop, a2)
+                a3 = _reweighted(E3[start:stop], i + 3, N, at_own, at_next, start, stop, a3)
+            sum0 += a0
+            sum1 += a1
+            sum2 += a2
+            sum3 += a3
+        if again or not sum0 >= tiny:
+            sum0, top = _marginal_again(z, i, d, mu, s, g, N, at_own, at_next, E0, True, tile)
+            marginal_tops[i, d] = top
+        if again or not sum1 >= tiny:
+            sum1, top = _marginal_again(z, i + 1, d, mu, s, g, N, at_own, at_next, E1, True, tile)
+            marginal_tops[i + 1, d] = top
+        if again or not sum2 >= tiny:
+            sum2, top = _marginal_again(z, i + 2, d, mu, s, g, N, at_own, at_next, E2, True, tile)
+            marginal_tops[i + 2, d] = top
+        if again or not sum3 >= tiny:
+            sum3, top = _marginal_again(z, i + 3, d, mu, s, g, N, at_own, at_next, E3, True, tile)
+            marginal_tops[i + 3, d] = top
+        marginals[i, d], marginals[i + 1, d], marginals[i + 2, d], marginals[i + 3, d] = sum0, sum1, sum2, sum3
+        c0, c1 = real(weight_marginals[i, d] / sum0), real(weight_marginals[i + 1, d] / sum1)
+        c2, c3 = real(weight_marginals[i + 2, d] / sum2), real(weight_marginals[i + 3, d] / sum3)
+        for start in range(0, N, tile):
+            stop = min(N, start + tile)
+            _own_sums(z, i, d, mu, s, E0, E1, E2, E3, c0, c1, c2, c3, own1, own2, at_z, start, stop)
+
+
+@jit
+def _add_blocks(a, start, stop):
+    """a[0, j] += a[1, j] + a[2, j] + ..., in this order, for start <= j < stop; a : (blocks, columns)."""
+    vector_loop()
+    for b in range(1, a.shape[0]):
+        for j in range(np.uint64(start), np.uint64(stop)):
+            a[0, j] += a[b, j]
+
+
+@jit
+def gradients(joint1, joint2, P, own1, own2, s, start, stop, joint_mu, joint_log_var, own_mu, own_log_var):
+    """Add up the sums of all blocks, and turn them into derivatives in mu and log_var of posteriors start ... stop - 1.
+
+    The sums : (blocks, D, >= N), P : (blocks, >= N), s : (D, >= N), the results : (N, D).
+    """
+    _add_blocks(P, start, stop)
+    for d in range(s.shape[0]):
+        for sums in (joint1, joint2, own1, own2):
+            _add_blocks(sums[:, d], start, stop)
+        for j in range(start, stop):
+            joint_mu[j, d] = s[d, j] * joint1[0, d, j]
+            joint_log_var[j, d] = 0.5 * (joint2[0, d, j] - P[0, j])
+            own_mu[j, d] = s[d, j] * own1[0, d, j]
+            own_log_var[j, d] = 0.5 * own2[0, d, j]
 
 
 # --- from arrays to arrays -------------------------------------------------------------------------------------
@@ -608,24 +682,20 @@ def buffers(count: int, rows: int, columns: int, dtype: np.dtype, used: list[NDA
     return [memory[begin + k * step : begin + k * step + size].view(dtype).reshape(rows, width) for k in range(count)]
 
 
-def _zeros(count: int, rows: int, columns: int, dtype: np.dtype, used: list[NDArray[np.uint8]]) -> list[Array]:
-    made = buffers(count, rows, columns, dtype, used)
-    for a in made:
-        a.fill(0)
-    return made
-
-
 def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteriors:
     """Arrange posteriors (N, D) for the kernels, in `buffers`."""
     N, D = mu.shape
-    low, high = log_var.min(axis=0), log_var.max(axis=0)
-    unsafe = high - low > SPREAD
-    h = np.where(unsafe, 0, low)
     ours = buffers(3, D, N, mu.dtype, used)
-    ours[0][:, :N] = mu.T
-    ours[1][:, :N] = np.exp(-0.5 * log_var).T
-    ours[2][:, :N] = (h - log_var).T
-    T = log_var.sum(axis=1, dtype=np.float64).astype(mu.dtype)
+    mu_T, s, g = (a[:, :N] for a in ours)
+    mu_T[:] = mu.T
+    log_var = np.ascontiguousarray(log_var.T)
+    low, high = log_var.min(axis=1), log_var.max(axis=1)
+    unsafe = high - low > SPREAD
+    h = np.where(unsafe, 0, low).astype(mu.dtype)
+    np.multiply(log_var, -0.5, out=s)
+    np.exp(s, out=s)
+    np.subtract(h[:, None], log_var, out=g)
+    T = log_var.sum(axis=0, dtype=np.float64).astype(mu.dtype)
     return Posteriors(*ours, T, h.astype(np.float64), unsafe)
 
 
@@ -666,6 +736,33 @@ def _own(scratch: dict[int, list[Array]], make: Callable[[], list[Array]]) -> li
     return scratch[me]
 
 
+def _cut(rows: int, count: int) -> list[tuple[int, int]]:
+    """At most `count` blocks of whole fours of rows: the first row of each, and the row after its last."""
+    block = -(-rows // (count * ROWS)) * ROWS
+    return [(first, min(rows, first + block)) for first in range(0, rows, block)]
+
+
+def _add_in_float64(
+    add: Callable[[int, int, list[Array]], None], totals: list[Array], parts: list[Array], first: int, last: int
+) -> None:
+    """Let add(start, stop, sums) add the shares of rows first ... last - 1 to `totals`, which are zeroed before.
+
+    With `parts`, float32 sums of their size, it adds to them for `FLUSH_ROWS` rows at a time, and they to the totals.
+    """
+    for a in totals:
+        a.fill(0)
+    if not parts:
+        return add(first, last, totals)
+    for start in range(first, last, FLUSH_ROWS):
+        for a in parts:
+            a.fill(0)
+        add(start, min(last, start + FLUSH_ROWS), parts)
+        for total, part in zip(totals, parts, strict=True):
+            columns = min(total.shape[-1], part.shape[-1])  # padded differently
+            total[..., :columns] += part[..., :columns]
+    return None
+
+
 def log_sums(
     z: Array,
     mu: Array,
@@ -687,10 +784,10 @@ def log_sums(
 
     def work(b: int) -> None:
         first, last = b * block, min(rows, (b + 1) * block)
-        squares, exponentials = _own(scratch, lambda: buffers(2, ROWS, min(N, TILE[size]), z.dtype, used))
+        squares, exponentials = _own(scratch, lambda: buffers(2, ROWS, min(N, NEAR), z.dtype, used))
         values(
             *(padded, *posteriors[:4], posteriors.unsafe, dtype(weights.at_own), dtype(weights.at_next)),
-            *(first, last, TILE[size], TINY[size], squares, exponentials, *sums),
+            *(first, last, NEAR, TINY[size], squares, exponentials, *sums),
         )
         if progress is not None:
             done.append(last - first)
@@ -714,58 +811,75 @@ def log_sums_and_gradient(
     """`log_sums`, and the gradients of sum_i weight_joint_i joint_i and sum_id weight_marginals_id marginals_id."""
     used: list[NDArray[np.uint8]] = []
     posteriors = prepare(mu, log_var, used)
+    mu_T, s, g, T, _, unsafe = posteriors
     S, D = z.shape
     padded = _fours(z)
     rows, N, size = len(padded), len(mu), z.dtype.itemsize
     values_of, at_z = _Sums.zeros(rows, D), np.zeros((2, rows, D))
     for_joint, for_marginals = np.zeros(rows), np.zeros((rows, D))
     for_joint[:S], for_marginals[:S] = weight_joint, weight_marginals
-    dtype = z.dtype.type
-    most = GRADIENT_BYTES // (32 * D * N)
-    most = GRADIENT_BLOCKS if most >= GRADIENT_BLOCKS else GRADIENT_BLOCKS // 2
-    block = -(-rows // (most * ROWS)) * ROWS
-    blocks = -(-rows // block)
-    step = block if size == 8 else FLUSH_ROWS
-    results: list[list[Array]] = [[]] * blocks
-
+    special = z.dtype.type(weights.at_own), z.dtype.type(weights.at_next)
+    joint_blocks = _cut(rows, max(2, min(JOINT_BLOCKS, GRADIENT_BYTES // (16 * D * N))))
+    own_blocks = _cut(rows, -(-MARGINAL_TASKS // D))
+    joint1, joint2, own1, own2 = (
+        buffers(1, blocks * D, N, np.dtype(np.float64), used)[0].reshape(blocks, D, -1)
+        for blocks in (len(joint_blocks), len(joint_blocks), len(own_blocks), len(own_blocks))
+    )
+    P = buffers(1, len(joint_blocks), N, np.dtype(np.float64), used)[0]
     scratch: dict[int, list[Array]] = {}
 
-    def work(b: int) -> None:
-        first, last = b * block, min(rows, (b + 1) * block)
-        *sums, P = *_zeros(4, D, N, z.dtype, used), np.zeros(N, z.dtype)
-        row = _own(scratch, lambda: [a[0, :N] for a in buffers(2 * ROWS, 1, N, z.dtype, used)])
-        totals = [*sums, P]
-        if size == 4:
-            totals = [*_zeros(4, D, N, np.dtype(np.float64), used), np.zeros(N)]
-        for start in range(first, last, step):
-            values_and_gradients(
-                *(padded, *posteriors[:4], posteriors.unsafe, dtype(weights.at_own), dtype(weights.at_next)),
-                *(start, min(last, start + step), TILE[size], TINY[size], for_joint, for_marginals),
-                *(*row, *sums, P, *values_of, at_z),
-            )
-            if size == 4:
-                for total, part in zip(totals, (*sums, P), strict=True):
-                    total[..., :N] += part[..., :N]
-                    part.fill(0)
-        results[b] = totals
+    def make() -> list[Array]:
+        rows_of_weights = buffers(1, JOINT_ROWS, N, z.dtype, used)
+        if size == 8:
+            return rows_of_weights
+        return [*rows_of_weights, *buffers(2, D, N, z.dtype, used), buffers(1, 1, N, z.dtype, used)[0][0]]
 
-    def add_up(k: int) -> None:
-        for other in results[1:]:  # in this order, whichever thread made it
-            results[0][k] += other[k]
+    def joint_part(b: int) -> None:
+        W, *parts = _own(scratch, make)
+
+        def add(start: int, stop: int, sums: list[Array]) -> None:
+            joint_and_gradient(
+                *(padded, mu_T, s, T, *special, start, stop, TILE[size], for_joint, W),
+                *(*sums, values_of.joint, values_of.joint_tops, at_z[0]),
+            )
+
+        _add_in_float64(add, [joint1[b], joint2[b], P[b]], parts, *joint_blocks[b])
+
+    def marginal_part(b: int, d: int) -> None:
+        E, *parts = _own(scratch, make)
+
+        def add(start: int, stop: int, sums: list[Array]) -> None:
+            marginal_and_gradient(
+                *(padded, d, mu_T, s, g, N, unsafe[d], *special, start, stop, TILE[size], TINY[size], for_marginals),
+                *(E, *sums, values_of.marginals, values_of.marginal_tops, at_z[1]),
+            )
+
+        _add_in_float64(add, [own1[b, d], own2[b, d]], [a[0] for a in parts[:2]], *own_blocks[b])
+
+    def work(task: int) -> None:
+        if task < len(joint_blocks):
+            joint_part(task)
+        else:
+            marginal_part(*divmod(task - len(joint_blocks), D))
+
+    results = [np.empty((N, D), z.dtype) for _ in range(4)]
+    at_samples: list[Any] = []
+
+    def finish(task: int) -> None:
+        if task == 0:
+            at_samples.extend(values_of.logarithms(S, weights, posteriors))
+            at_samples.extend((-at_z[:, :S]).astype(z.dtype))
+        else:
+            columns = (task - 1) * FINISHED, min(N, task * FINISHED)
+            gradients(joint1, joint2, P, own1, own2, s, *columns, *results)
 
     with np.errstate(all="ignore"):
-        threads.run(work, blocks)
-        threads.run(add_up, len(results[0]))
-        joint1, joint2, own1, own2, P = results[0]
-        s = posteriors.s[:, :N]
-        gradient = Gradient(
-            (-at_z[0, :S], (s * joint1[:, :N]).T, 0.5 * (joint2[:, :N] - P).T),
-            (-at_z[1, :S], (s * own1[:, :N]).T, 0.5 * own2[:, :N].T),
-        )
-        logarithms = values_of.logarithms(S, weights, posteriors)
-    gradient = Gradient(*(tuple(np.ascontiguousarray(a, z.dtype) for a in part) for part in gradient))
+        threads.run(work, len(joint_blocks) + len(own_blocks) * D)
+        threads.run(finish, 1 + -(-N // FINISHED))
     _scratch.give_back(used)
-    return *logarithms, gradient
+    log_joint, log_marginals, joint_z, own_z = at_samples
+    joint_mu, joint_log_var, own_mu, own_log_var = results
+    return log_joint, log_marginals, Gradient((joint_z, joint_mu, joint_log_var), (own_z, own_mu, own_log_var))
 
 
 def exponentials_only(M: int, N: int, D: int, dtype: str) -> float:
