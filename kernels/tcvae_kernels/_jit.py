@@ -91,6 +91,17 @@ if COMPILED:
 
         return a(a, a), code
 
+    @intrinsic
+    def multiply_add(context, a, b, c):
+        """a b + c in one instruction where the processor has it, also where a b is wanted elsewhere."""
+
+        def code(context, builder, signature, arguments):
+            kind = arguments[0].type
+            fused = builder.module.declare_intrinsic("llvm.fmuladd", [kind], ir.FunctionType(kind, [kind] * 3))
+            return builder.call(fused, arguments)
+
+        return a(a, a, a), code
+
     def _bitcast(source: Any, target: Any, llvm: Any) -> Any:
         @intrinsic
         def bits(context, x):
@@ -129,6 +140,10 @@ else:
     def larger(a: Any, b: Any) -> Any:
         """The larger of two numbers."""
         return max(a, b)
+
+    def multiply_add(a: Any, b: Any, c: Any) -> Any:
+        """A product and a sum."""
+        return a * b + c
 
     def bits64(x: Any) -> Any:
         """The bits of a float64 as an integer."""

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_kernels import threads
-from tcvae_kernels._jit import by_type, jit, larger, vector_loop
+from tcvae_kernels._jit import by_type, jit, larger, multiply_add, vector_loop
 from tcvae_kernels.exp import sum_of_weights, weight, weight_four
 from tcvae_ref.types import Array
 
@@ -174,12 +174,16 @@ def _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3, start, n):
     for k in range(np.uint64(n)):
         mu_j, s_j, g_j = mu[d, lo + k], s[d, lo + k], g[d, lo + k]
         t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
-        t0, t1, t2, t3 = t0 * t0, t1 * t1, t2 * t2, t3 * t3
-        S0[k] += t0
-        S1[k] += t1
-        S2[k] += t2
-        S3[k] += t3
-        e0, e1, e2, e3 = weight_four(g_j - t0, g_j - t1, g_j - t2, g_j - t3)
+        S0[k] = multiply_add(t0, t0, S0[k])
+        S1[k] = multiply_add(t1, t1, S1[k])
+        S2[k] = multiply_add(t2, t2, S2[k])
+        S3[k] = multiply_add(t3, t3, S3[k])
+        e0, e1, e2, e3 = weight_four(
+            multiply_add(-t0, t0, g_j),
+            multiply_add(-t1, t1, g_j),
+            multiply_add(-t2, t2, g_j),
+            multiply_add(-t3, t3, g_j),
+        )
         sum0 += e0
         sum1 += e1
         sum2 += e2
