@@ -92,15 +92,71 @@ class PackedImages:
         return np.unpackbits(self.rows[index], axis=-1).astype(dtype)
 
 
+class ByteImages:
+    """Grey or colour images held at one byte per value.
+
+    Parameters
+    ----------
+    rows : (N, values) uint8
+        Each image's values in C order: height, width; or channel, height, width. An array mapped from a file will do.
+    shape : (height, width) or (3, height, width)
+        A grey or a colour (red, green, blue) image.
+    """
+
+    def __init__(self, rows: NDArray[np.uint8], shape: tuple[int, ...]):
+        if len(shape) not in (2, 3) or min(shape) < 1 or (len(shape) == 3 and shape[0] != 3):
+            raise InputError(f"ByteImages: images of {shape}; (height, width) or (3, height, width) is needed")
+        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != math.prod(shape):
+            raise InputError(
+                f"ByteImages: rows are {rows.dtype} {rows.shape} for images of {shape}; "
+                f"(N, {math.prod(shape)}) uint8 is needed: images.reshape(N, -1), channels before rows of pixels"
+            )
+        self.rows = rows
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def pixels(self) -> int:
+        """Values of one image: its pixels, times three in colour."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, bytes; at most, where the rows are mapped from a file."""
+        return int(self.rows.nbytes)
+
+    def take(self, index: Any, dtype: str = "float32") -> NDArray[Any]:
+        """Images at `index` (integers or a slice), flattened to (M, pixels), each value byte / 255 in [0, 1]."""
+        return np.divide(self.rows[index], 255, dtype=dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class FactorDataset:
-    """Images, and for each of them the class of every factor."""
+    """Images, and for each of them the class of every factor (of none, where K = 0)."""
 
     name: str
-    images: PackedImages
+    images: PackedImages | ByteImages
     factors: tuple[Factor, ...]
     classes: NDArray[np.uint16]
     """(N, K): the image's class of each factor, an index into that factor's values."""
+    weights: NDArray[np.float64] | None = None
+    """(N,): p(n), summing to 1; None: every image has probability 1/N."""
+
+    def __post_init__(self) -> None:
+        N, K = len(self.images), len(self.factors)
+        if self.classes.shape != (N, K):
+            raise InputError(f"{self.name}: classes have shape {self.classes.shape}; (N, K) = ({N}, {K}) is needed")
+        if self.weights is not None and (
+            self.weights.shape != (N,)
+            or not (self.weights >= 0).all()
+            or not math.isclose(self.weights.sum(), 1.0, rel_tol=1e-9)
+        ):
+            raise InputError(
+                f"{self.name}: weights have shape {self.weights.shape} and sum to {self.weights.sum():g}; ({N},) is "
+                "needed, the probability of each image: none negative, their sum 1"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -112,8 +168,10 @@ class FactorDataset:
 
     def values(self) -> NDArray[np.float64]:
         """Value of each factor at each image : (N, K)."""
-        columns = [factor.values[self.classes[:, k]] for k, factor in enumerate(self.factors)]
-        return np.stack(columns, axis=1)
+        values = np.empty(self.classes.shape)
+        for k, factor in enumerate(self.factors):
+            values[:, k] = factor.values[self.classes[:, k]]
+        return values
 
 
 def checked_sizes(where: str, sizes: Sequence[Any], names: Sequence[str]) -> tuple[int, ...]:

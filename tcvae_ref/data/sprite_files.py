@@ -113,7 +113,14 @@ def write_npz(path: Path, data: FactorDataset, progress: ProgressHook | None = N
     data : FactorDataset
     progress : function, optional
         Called as progress(done, total), in images.
+
+    Raises
+    ------
+    InputError
+        The images are not binary.
     """
+    if not isinstance(data.images, PackedImages):
+        raise InputError(f"{data.name}: has grey or colour images; a file of this form holds binary ones")
     N, (height, width) = len(data), data.images.shape
 
     def images() -> Iterator[NDArray[np.uint8]]:
@@ -165,10 +172,11 @@ def fidelity(data: FactorDataset, progress: ProgressHook | None = None) -> Fidel
     """
     by_name = {factor.name: k for k, factor in enumerate(data.factors)}
     wanted = [factor.name for factor in FACTORS]
-    if data.images.shape != (64, 64) or not set(wanted) <= set(by_name):
+    binary = isinstance(data.images, PackedImages)
+    if not binary or data.images.shape != (64, 64) or not set(wanted) <= set(by_name):
         raise InputError(
-            f"{data.name}: {data.images.shape} images with {', '.join(by_name)}; dSprites has (64, 64) images "
-            f"with {', '.join(wanted)}"
+            f"{data.name}: {data.images.shape} {'binary' if binary else 'grey or colour'} images with "
+            f"{', '.join(by_name) or 'no factors'}; dSprites has (64, 64) binary images with {', '.join(wanted)}"
         )
     columns = data.classes[:, [by_name[name] for name in wanted]].astype(np.int64)
     factors = [data.factors[by_name[name]] for name in wanted]

@@ -1,0 +1,221 @@
+"""Folders of pictures: every one cropped and resized alike, held as bytes, and kept in a cache."""
+
+import fcntl
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcvae_ref.checks import InputError, option, whole_number
+from tcvae_ref.data.byte_arrays import map_bytes, write_bytes
+from tcvae_ref.data.factors import MOST_IMAGES, ByteImages, FactorDataset
+from tcvae_ref.types import ProgressHook
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_BATCH = 512  # pictures between two reports of progress
+
+
+class Preparation(NamedTuple):
+    """What is done to every picture."""
+
+    crop: int | None
+    """Side of the square cut from its centre, pixels; None: the whole picture, its sides scaled each by itself."""
+    size: int
+    """Side of the image that comes out, pixels."""
+    channels: int
+    """1 grey, 3 colour."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return (self.size, self.size) if self.channels == 1 else (3, self.size, self.size)
+
+
+def preparation(where: str, crop: int | None, size: int, channels: int) -> Preparation:
+    """Check the three numbers of a `Preparation`."""
+    crop = None if crop is None else whole_number(where, "crop", crop, 1, 2**15)
+    option(where, "channels", str(channels), ("1", "3"))
+    return Preparation(crop, whole_number(where, "size", size, 1, 1024), int(channels))
+
+
+def read_folder(
+    root: Path,
+    size: int = 64,
+    crop: int | None = None,
+    channels: int = 3,
+    cache: Path | None = None,
+    limit: int | None = None,
+    progress: ProgressHook | None = None,
+) -> FactorDataset:
+    """Read all pictures in a folder and in the folders within it, in the order of their names.
+
+    Parameters
+    ----------
+    root : Path
+    size, crop, channels
+        As in `Preparation`. A picture is resized by a triangle filter as wide as the scale (antialiased).
+    cache : Path, optional
+        A folder to keep the images in; the next call maps them from there, until a picture or a parameter changes.
+    limit : int, optional
+        Take the first `limit` pictures.
+    progress : function, optional
+        Called as progress(done, total), in images.
+
+    Returns
+    -------
+    FactorDataset
+        N images of K = 0 factors.
+
+    Raises
+    ------
+    InputError
+        There are no pictures, one is damaged or smaller than the crop, or Pillow is missing.
+    OSError
+        The folder or a picture cannot be read.
+    """
+    wanted = preparation("folder", crop, size, channels)
+    if not root.is_dir():
+        raise InputError(f"{root}: is not a folder; give the folder that holds the pictures")
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    if not files:
+        raise InputError(f"{root}: holds no pictures; files ending in {', '.join(ENDINGS)} are looked for")
+    files = files[: limited("folder", limit)]
+    rows = read_pictures(files, wanted, cache, progress)
+    none = np.empty((len(files), 0), dtype=np.uint16)
+    return FactorDataset(root.resolve().name, ByteImages(rows, wanted.shape), (), none)
+
+
+def limited(where: str, limit: int | None) -> int:
+    """The most pictures to take."""
+    return MOST_IMAGES if limit is None else whole_number(where, "limit", limit, 1, MOST_IMAGES)
+
+
+def read_pictures(
+    files: Sequence[Path], wanted: Preparation, cache: Path | None = None, progress: ProgressHook | None = None
+) -> NDArray[np.uint8]:
+    """Read pictures, or map them from the cache that an earlier call made of the same files.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    wanted : Preparation
+    cache : Path, optional
+        A folder; it is made where it is missing.
+    progress : function, optional
+        Called as progress(done, total), in images.
+
+    Returns
+    -------
+    rows : (N, values) uint8
+        As in `ByteImages`.
+    """
+    shape = (len(files), int(np.prod(wanted.shape)))
+    if cache is None:
+        done = 0
+        rows: NDArray[np.uint8] = np.empty(shape, dtype=np.uint8)
+        for block in _prepared(files, wanted, progress):
+            rows[done : done + len(block)] = block
+            done += len(block)
+        return rows
+    kept = cache / f"pictures-{_key(files, wanted)}.npy"
+    if not _holds(kept, shape):
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(kept):
+            if not _holds(kept, shape):
+                write_bytes(kept, shape, _prepared(files, wanted, progress))
+    return map_bytes(kept)
+
+
+def _key(files: Sequence[Path], wanted: Preparation) -> str:
+    """Digest of what the images are made from: names, sizes and times of the files, and what is done to them."""
+    digest = hashlib.sha256(json.dumps(["triangle", *wanted]).encode())
+    for path in files:
+        state = path.stat()
+        digest.update(json.dumps([os.path.abspath(path), state.st_size, state.st_mtime_ns]).encode())
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _alone(kept: Path) -> Iterator[None]:
+    """Wait until no other process makes caches in this folder, and clear away what killed ones left of this one."""
+    with open(kept.with_name(".lock"), "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for partial in kept.parent.glob(f".{kept.name}.*.partial"):
+            partial.unlink(missing_ok=True)
+        yield
+
+
+def _holds(path: Path, shape: tuple[int, int]) -> bool:
+    """Whether a cache is there and whole."""
+    try:
+        return map_bytes(path).shape == shape
+    except (FileNotFoundError, InputError):
+        return False
+
+
+def _prepared(files: Sequence[Path], wanted: Preparation, progress: ProgressHook | None) -> Iterator[NDArray[np.uint8]]:
+    """Read pictures on all cores, in blocks (pictures, values)."""
+    _require_pillow()
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a picture of too many pixels, of damaged metadata
+        for batch in (files[start : start + _BATCH] for start in range(0, len(files), _BATCH)):
+            block = np.stack(list(pool.map(lambda path: prepare(path, wanted), batch)))
+            done += len(block)
+            if progress is not None:
+                progress(done, len(files))
+            yield block
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        raise InputError("pictures: Pillow is not installed; pip install 'tcvae-ref[experiments]' brings it") from None
+
+
+def prepare(path: Path, wanted: Preparation) -> NDArray[np.uint8]:
+    """Read one picture : (values,), turned as its metadata say, cropped, resized; of several frames the first.
+
+    Raises
+    ------
+    InputError
+        It is damaged, no picture, of more than 8 bits a channel, or smaller than the crop.
+    OSError
+        It cannot be opened.
+    """
+    from PIL import Image, ImageOps
+
+    with open(path, "rb") as file:
+        try:
+            with Image.open(file) as opened:
+                upright = ImageOps.exif_transpose(opened)
+                if upright.mode.startswith(("I", "F")):
+                    raise InputError(f"{path}: has pixels of kind {upright.mode}; save it with 8 bits a channel")
+                picture = upright.convert("L" if wanted.channels == 1 else "RGB")
+        except InputError:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+            raise InputError(f"{path}: is damaged or no picture ({error}); copy or download it again") from None
+    if wanted.crop is not None:
+        picture = picture.crop(_central_box(path, picture.size, wanted.crop))
+    picture = picture.resize((wanted.size, wanted.size), Image.Resampling.BILINEAR)
+    values = np.asarray(picture)
+    return (values if wanted.channels == 1 else values.transpose(2, 0, 1)).reshape(-1)
+
+
+def _central_box(path: Path, size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a square in the middle; where that lies between pixels, the upper left one."""
+    width, height = size
+    if crop > min(width, height):
+        raise InputError(f"{path}: is {width} x {height} pixels; crop={crop} is more: crop at most {min(size)}")
+    left, top = (width - crop) // 2, (height - crop) // 2
+    return left, top, left + crop, top + crop
