@@ -11,7 +11,7 @@ import autograd.numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.gaussian import log_density, log_standard_normal
-from tcvae_ref.types import Array, ExpectedLogQzEstimator, Scalar
+from tcvae_ref.types import Array, ExpectedLogQzEstimator, LogPrior, Scalar
 
 
 class KLTerms(NamedTuple):
@@ -23,7 +23,12 @@ class KLTerms(NamedTuple):
 
 
 def kl_terms(
-    z: Array, mu: Array, log_var: Array, dataset_size: int, expected_log_qz: ExpectedLogQzEstimator
+    z: Array,
+    mu: Array,
+    log_var: Array,
+    dataset_size: int,
+    expected_log_qz: ExpectedLogQzEstimator,
+    log_prior: LogPrior = log_standard_normal,
 ) -> KLTerms:
     """Split the KL term with an estimate of log q(z) and log q(z_d) (paper, eq. 2).
 
@@ -42,6 +47,8 @@ def kl_terms(
         N.
     expected_log_qz : function
         One of `tcvae_ref.estimators.expected_log_qz_*`, or its equal.
+    log_prior : function
+        log p(z), a product over dimensions: the standard normal, or one of `tcvae_ref.priors`.
 
     Returns
     -------
@@ -56,7 +63,7 @@ def kl_terms(
     checks.matrices("kl_terms", z=z, mu=mu, log_var=log_var)
     M = len(z)
     log_qz_given_n = np.sum(log_density(z, mu, log_var)) / M  # over samples i and dimensions d
-    log_pz = np.sum(log_standard_normal(z)) / M  # over samples i
+    log_pz = np.sum(log_prior(z)) / M  # over samples i
     log_qz, log_qz_marginals = expected_log_qz(z, mu, log_var, dataset_size)
     return KLTerms(
         mutual_information=log_qz_given_n - log_qz,

@@ -1,4 +1,4 @@
-"""What is maximised: the ELBO and its reweightings (paper, eqs. 1, 2 and 4).
+"""What is maximised: the ELBO and its reweightings (paper, eqs. 1, 2 and 4; Kim & Mnih 2018, eq. 2).
 
 An objective is a function of the ELBO's terms and its own weights. Training minimises its negative, the loss.
 """
@@ -9,8 +9,8 @@ import autograd.numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.decomposition import kl_terms
-from tcvae_ref.gaussian import kl_to_standard_normal
-from tcvae_ref.types import Array, ExpectedLogQzEstimator, Scalar
+from tcvae_ref.gaussian import kl_to_standard_normal, log_density, log_standard_normal
+from tcvae_ref.types import Array, ExpectedLogQzEstimator, LogPrior, Scalar
 
 
 class ElboTerms(NamedTuple):
@@ -19,7 +19,7 @@ class ElboTerms(NamedTuple):
     reconstruction: Scalar
     """E_q[log p(x|z)], one sample of z per input."""
     kl: Scalar
-    """KL(q(z|n) || p(z)) in closed form."""
+    """KL(q(z|n) || p(z)): in closed form for the standard normal prior, else estimated from the sample."""
     mutual_information: Scalar
     total_correlation: Scalar
     dimension_wise_kl: Scalar
@@ -33,6 +33,7 @@ def elbo_terms(
     log_var: Array,
     dataset_size: int,
     expected_log_qz: ExpectedLogQzEstimator,
+    log_prior: LogPrior = log_standard_normal,
 ) -> ElboTerms:
     """Compute every term an objective may weight.
 
@@ -46,6 +47,9 @@ def elbo_terms(
         N.
     expected_log_qz : function
         The estimator of log q(z): one of `tcvae_ref.estimators.expected_log_qz_*`, or its equal.
+    log_prior : function
+        log p(z): the standard normal, or one of `tcvae_ref.priors`, with which `kl` is mean_i [ log q(z_i|n_i) -
+        log p(z_i) ].
 
     Returns
     -------
@@ -60,8 +64,11 @@ def elbo_terms(
     M = len(z)
     checks.one_per_row("elbo_terms", M, log_px=log_px)
     reconstruction = np.sum(log_px) / M  # over the batch
-    kl = np.sum(kl_to_standard_normal(mu, log_var)) / M  # over the batch
-    return ElboTerms(reconstruction, kl, *kl_terms(z, mu, log_var, dataset_size, expected_log_qz))
+    if log_prior is log_standard_normal:
+        kl = np.sum(kl_to_standard_normal(mu, log_var)) / M  # over the batch
+    else:
+        kl = (np.sum(log_density(z, mu, log_var)) - np.sum(log_prior(z))) / M  # over the batch
+    return ElboTerms(reconstruction, kl, *kl_terms(z, mu, log_var, dataset_size, expected_log_qz, log_prior))
 
 
 def vae(terms: ElboTerms) -> Scalar:
@@ -86,3 +93,19 @@ def beta_tcvae(terms: ElboTerms, beta: float, alpha: float = 1.0, gamma: float =
         - beta * terms.total_correlation
         - gamma * terms.dimension_wise_kl
     )
+
+
+def factor_vae(terms: ElboTerms, total_correlation: Scalar, tc_weight: float) -> Scalar:
+    """FactorVAE objective, ELBO - tc_weight TC (Kim & Mnih 2018, eq. 2, where the weight is called gamma).
+
+    The ELBO has its own TC with weight 1 already: tc_weight here is beta - 1 of beta-TCVAE, and 0 is the VAE.
+
+    Parameters
+    ----------
+    terms : ElboTerms
+    total_correlation : scalar
+        TC by the discriminator (`tcvae_ref.discriminator.total_correlation`), nats; not that of `terms`, which is
+        estimated from the batch.
+    tc_weight : float
+    """
+    return vae(terms) - tc_weight * total_correlation

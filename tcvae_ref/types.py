@@ -44,3 +44,6 @@ LogQzEstimator: TypeAlias = Callable[[Array, Array, Array, int], LogQz]
 
 ExpectedLogQzEstimator: TypeAlias = Callable[[Array, Array, Array, int], ExpectedLogQz]
 """`expected_log_qz(z, mu, log_var, dataset_size)`: any of `tcvae_ref.estimators` or its equal."""
+
+LogPrior: TypeAlias = Callable[[Array], Array]
+"""`log_prior(z)`: log p(z_i) of samples (M, D) -> (M,), nats; `tcvae_ref.gaussian.log_standard_normal` or another."""
