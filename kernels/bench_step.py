@@ -1,10 +1,12 @@
 """One training step, side by side: kernels, NumPy and PyTorch eager, on the same networks, images and noise.
 
-python kernels/bench_step.py [--networks paper|hearts] [--batch 256] [--rounds 15] [--json FILE] [--without-numpy]
+python kernels/bench_step.py [--networks paper|hearts|conv] [--batch 256] [--rounds 15] [--json FILE] [--without-numpy]
 
 A step is the loss of a batch (encoder, decoder, Bernoulli log-likelihood, MWS estimate, beta-TCVAE), its gradient and
-the Adam update, in float32. All are given the machine's cores, are warmed up, and take turns with a pause between
-them, because one library's spinning threads slow the other down. Their losses are compared before anything is timed.
+the Adam update, in float32. `conv` are the paper's networks for 3D Faces, here on dSprites of 64 x 64 pixels; the
+convolutions are NumPy's in either, only what surrounds them is on kernels. All are given the machine's cores, are
+warmed up, and take turns with a pause between them, because one library's spinning threads slow the other down. Their
+losses are compared before anything is timed.
 """
 
 import argparse
@@ -18,12 +20,17 @@ import torch
 from autograd.differential_operators import grad_and_aux
 from tcvae_kernels.machine import describe
 
+from tcvae_ref import conv_networks
 from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
+from tcvae_ref.gaussian import reparameterise
+from tcvae_ref.objectives import beta_tcvae, elbo_terms
 from tcvae_ref.training import NUMPY, PRESETS, adam_step, initial_state
+from tcvae_ref.training.adam import initial_adam_state
 from tcvae_ref.training.loop import loss_and_terms, step_noise
 
 PAUSE = 0.2  # seconds between turns
+CONV = "conv"
 N = 737_280  # data set size that enters the estimator
 
 
@@ -64,22 +71,29 @@ class TorchStep:
         self.parameters = [torch.nn.Parameter(torch.from_numpy(p)) for p in parameters]
         self.optimiser = torch.optim.Adam(self.parameters, settings.learning_rate)
 
+    def layers(self):
+        layers = list(zip(self.parameters[::2], self.parameters[1::2], strict=True))
+        split = len(self.settings.encoder) + 1
+        return layers[:split], layers[split:]
+
+    def encode(self, h):
+        *hidden, (W, b) = self.layers()[0]
+        for W_h, b_h in hidden:
+            h = torch.relu(torch.addmm(b_h, h, W_h))
+        return torch.addmm(b, h, W)
+
+    def decode(self, h):
+        *hidden, (W, b) = self.layers()[1]
+        for W_h, b_h in hidden:
+            h = torch.tanh(torch.addmm(b_h, h, W_h))
+        return torch.addmm(b, h, W)
+
     def forward(self):
         s, M, D = self.settings, len(self.x), self.settings.latent
-        layers = list(zip(self.parameters[::2], self.parameters[1::2], strict=True))
-        split = len(s.encoder) + 1
-        h = self.x
-        for W, b in layers[: split - 1]:
-            h = torch.relu(torch.addmm(b, h, W))
-        W, b = layers[split - 1]
-        h = torch.addmm(b, h, W)
+        h = self.encode(self.x)
         mu, log_var = h[:, :D], h[:, D:]
         z = mu + torch.exp(0.5 * log_var) * self.eps
-        h = z
-        for W, b in layers[split:-1]:
-            h = torch.tanh(torch.addmm(b, h, W))
-        W, b = layers[-1]
-        logits = torch.addmm(b, h, W)
+        logits = self.decode(z)
         nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, self.x, reduction="sum") / M
         log_2pi = math.log(2 * math.pi)
         L = -0.5 * ((z[:, None] - mu[None]) ** 2 * torch.exp(-log_var)[None] + log_var[None] + log_2pi)
@@ -97,6 +111,74 @@ class TorchStep:
         self.optimiser.zero_grad()
         self.forward().backward()
         self.optimiser.step()
+
+
+def conv_parameters(D):
+    """First parameters of the convolutional encoder and decoder."""
+    rng = np.random.default_rng(0)
+    return conv_networks.initial_encoder(1, D, rng), conv_networks.initial_decoder(D, 1, rng)
+
+
+class ConvStep:
+    """A step of the convolutional networks in tcvae_ref.conv_networks."""
+
+    def __init__(self, name, operations, settings, x, eps):
+        self.name, self.operations, self.settings, self.x, self.eps = name, operations, settings, x, eps
+        encoder, decoder = conv_parameters(settings.latent)
+        self.parameters, self.split, self.done = encoder + decoder, len(encoder), 0
+        self.adam = initial_adam_state(self.parameters)
+        self.statistics = conv_networks.encoder_statistics(), conv_networks.decoder_statistics()
+        self.gradient = grad_and_aux(self.loss_and_statistics)
+
+    def loss_and_statistics(self, parameters):
+        s, operations = self.settings, self.operations
+        of_encoder, of_decoder = self.statistics
+        mu, log_var, of_encoder = conv_networks.encode(parameters[: self.split], of_encoder, self.x, learning=True)
+        z = reparameterise(mu, log_var, self.eps)
+        logits, of_decoder = conv_networks.decode(parameters[self.split :], of_decoder, z, learning=True)
+        log_px = operations.bernoulli_log_likelihood(self.x, logits)
+        terms = elbo_terms(log_px, z, mu, log_var, N, operations.estimators["mws"])
+        return -beta_tcvae(terms, s.beta, s.alpha, s.gamma), (of_encoder, of_decoder)
+
+    def loss(self):
+        return float(self.loss_and_statistics(self.parameters)[0])
+
+    def __call__(self):
+        self.done += 1
+        gradient, self.statistics = self.gradient(self.parameters)
+        rate, update = self.settings.learning_rate, self.operations.adam_update
+        adam_step(self.parameters, gradient, self.adam, self.done, rate, update=update)
+
+
+class TorchConvStep(TorchStep):
+    """The same step of torch.nn's modules, with the first parameters of `ConvStep`."""
+
+    def __init__(self, settings, x, eps):
+        self.settings, self.x, self.eps = settings, torch.from_numpy(x), torch.from_numpy(eps)
+        nn, D, shapes = torch.nn, settings.latent, [(4, 2, 1)] * 4 + [(4, 1, 0), (1, 1, 0)]
+        widths = (1, 32, 32, 64, 64, 512)
+        encoder, decoder = conv_parameters(D)
+        self.encoder = self.modules(nn.Conv2d, (*widths, 2 * D), shapes, encoder)
+        self.decoder = self.modules(nn.ConvTranspose2d, (D, *widths[::-1]), shapes[::-1], decoder)
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.optimiser = torch.optim.Adam(parameters, settings.learning_rate)
+
+    @staticmethod
+    def modules(convolution, widths, shapes, parameters):
+        layers, last = [], len(shapes) - 1
+        for i, (inputs, outputs, shape) in enumerate(zip(widths[:-1], widths[1:], shapes, strict=True)):
+            layers.append(convolution(inputs, outputs, *shape, bias=i == last))
+            layers[-1].weight.data = torch.from_numpy(parameters[3 * i].transpose(3, 2, 0, 1).copy())
+            if i < last:
+                layers += [torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(inplace=True)]
+        layers[-1].bias.data = torch.from_numpy(parameters[-1].copy())
+        return torch.nn.Sequential(*layers)
+
+    def encode(self, h):
+        return self.encoder(h.view(-1, 1, 64, 64)).flatten(1)
+
+    def decode(self, h):
+        return self.decoder(h[:, :, None, None]).flatten(1)
 
 
 def measure(steps, rounds):
@@ -117,27 +199,30 @@ def measure(steps, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", choices=PRESETS, default="paper")
+    parser.add_argument("--networks", choices=(*PRESETS, CONV), default="paper")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json")
     parser.add_argument("--without-numpy", action="store_true", help="leave the slowest out")
     arguments = parser.parse_args()
-    settings = PRESETS[arguments.networks]
+    conv = arguments.networks == CONV
+    settings = PRESETS["paper" if conv else arguments.networks]
+    ours, theirs = (ConvStep, TorchConvStep) if conv else (Step, TorchStep)
     data = render(grid("medium"))
     x = data.images.take(np.random.default_rng(0).choice(len(data), arguments.batch, replace=False))
     eps = step_noise(0, 0, arguments.batch, settings.latent)
-    steps = [Step("tcvae_ref on kernels", machinery("numba", None).operations, settings, x, eps)]
+    steps = [ours("tcvae_ref on kernels", machinery("numba", None).operations, settings, x, eps)]
     if not arguments.without_numpy:
-        steps.append(Step("tcvae_ref on NumPy", NUMPY, settings, x, eps))
-    steps.append(TorchStep(settings, x, eps))
+        steps.append(ours("tcvae_ref on NumPy", NUMPY, settings, x, eps))
+    steps.append(theirs(settings, x, eps))
     losses = [step.loss() for step in steps]
     if not all(math.isclose(loss, losses[-1], rel_tol=1e-5) for loss in losses):
         raise SystemExit(f"the losses differ: {losses}; nothing is timed")
     result = measure(steps, arguments.rounds)
     machine = describe("numpy", "autograd", "numba", "torch") + f"; {torch.get_num_threads()} PyTorch threads"
     print(machine)
-    widths = f"{settings.encoder} / {settings.decoder}, D {settings.latent}, batch {arguments.batch}, float32"
+    layers = f"convolutions {conv_networks.CHANNELS}" if conv else f"{settings.encoder} / {settings.decoder}"
+    widths = f"{layers}, D {settings.latent}, batch {arguments.batch}, float32"
     print(f"one training step, {widths}; losses " + ", ".join(f"{v:.3f}" for v in losses) + "\n")
     print("| step | median ms | min | max | ratio to PyTorch |\n|---|---|---|---|---|")
     base = result[TorchStep.name][0]

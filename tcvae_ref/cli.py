@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,16 +17,29 @@ import numpy as np
 
 from tcvae_ref import __version__, checks, figures
 from tcvae_ref.checks import InputError
-from tcvae_ref.command_parts import EPILOG, add_kernels, load, machinery, path_argument
+from tcvae_ref.command_parts import (
+    EPILOG,
+    SOURCES,
+    add_images,
+    add_kernels,
+    given_images,
+    grid_argument,
+    load,
+    machinery,
+    path_argument,
+    source_of,
+)
 from tcvae_ref.data import GRIDS, FactorDataset, fidelity, write_npz
 from tcvae_ref.data.sprite_files import FIDELITY
-from tcvae_ref.evaluate_commands import add_evaluate, add_figures
+from tcvae_ref.evaluate_commands import add_evaluate, add_figures, draw_run
 from tcvae_ref.files import check_folder, check_writable, locked
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.oracle.commands import add_commands
 from tcvae_ref.progress import Progress
+from tcvae_ref.studies_commands import add_sweep, draw_study, is_study
 from tcvae_ref.training import (
     PRESETS,
+    DataSource,
     Run,
     Settings,
     TrainingDiverged,
@@ -36,8 +48,8 @@ from tcvae_ref.training import (
     train,
 )
 from tcvae_ref.training.loop import DTYPE
-from tcvae_ref.training.run import FILES, DataSource, Saver
-from tcvae_ref.training.settings import ESTIMATORS, OBJECTIVES
+from tcvae_ref.training.run import FILES, Saver
+from tcvae_ref.training.settings import ESTIMATORS, NETWORKS, OBJECTIVES, PRIORS
 
 PRESET_GRIDS = {"hearts": "hearts", "paper": "full"}
 _WRONG_PLACE = (
@@ -47,17 +59,6 @@ _WRONG_PLACE = (
 
 
 # --- arguments ---------------------------------------------------------------------------------------------
-
-
-def _grid(text: str) -> str | tuple[int, ...]:
-    if text in GRIDS:
-        return text
-    try:
-        return tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither one of {', '.join(GRIDS)} nor five sizes such as 3x6x10x16x16"
-        ) from None
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -81,29 +82,37 @@ def _parser() -> argparse.ArgumentParser:
     where = training.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=path_argument, metavar="RUN", help="folder of the new run")
     where.add_argument("--resume", type=path_argument, metavar="RUN", help="run to continue; --epochs may extend it")
-    images = training.add_mutually_exclusive_group()
-    images.add_argument("--grid", type=_grid, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
-    images.add_argument("--data", metavar="FILE", help="an npz of the dSprites form, in place of a grid")
     training.add_argument("--preset", choices=PRESETS, help="settings to start from (default: hearts)")
     training.add_argument(
         "--save-every", type=float, default=5.0, metavar="S", help="least seconds between checkpoints (5)"
     )
     add_kernels(training)
+    add_images(training)
     group = training.add_argument_group("settings, each in place of the preset's (shown: hearts)")
     default = PRESETS["hearts"]
     group.add_argument("--objective", choices=OBJECTIVES, help=f"what is maximised ({default.objective})")
     group.add_argument("--estimator", choices=ESTIMATORS, help=f"of log q(z) from a batch ({default.estimator})")
+    group.add_argument("--prior", choices=PRIORS, help=f"p(z) ({default.prior})")
+    group.add_argument(
+        "--network", choices=NETWORKS, help=f"fully connected, or the paper's for faces ({default.network})"
+    )
     numbers: list[tuple[str, Callable[[str], Any], str]] = [
         ("alpha", float, "weight of the index-code mutual information"),
         ("beta", float, "weight of the total correlation (beta-tcvae) or of the whole KL (beta-vae)"),
         ("gamma", float, "weight of the dimension-wise KL"),
+        ("tc-weight", float, "factor-vae: weight of the discriminator's TC, on top of the ELBO; Kim & Mnih's gamma"),
+        ("alpha-warm-up", int, "steps over which alpha rises from 0"),
         ("beta-warm-up", int, "steps over which beta rises from 0"),
+        ("gamma-warm-up", int, "steps over which gamma rises from 0"),
+        ("tc-weight-warm-up", int, "steps over which tc-weight rises from 0"),
         ("latent", int, "latent dimensions D"),
         ("encoder", _widths, "hidden widths, such as 1200,1200"),
         ("decoder", _widths, "hidden widths"),
         ("batch", int, "inputs per step M"),
         ("epochs", int, "passes through the data"),
         ("learning-rate", float, "of Adam"),
+        ("discriminator", _widths, "factor-vae: hidden widths of the discriminator"),
+        ("discriminator-rate", float, "factor-vae: learning rate of its Adam"),
         ("seed", int, "of every random number"),
     ]
     for name, kind, text in numbers:
@@ -112,25 +121,28 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument(f"--{name}", type=kind, metavar="X", help=f"{text} ({shown})")
 
     add_evaluate(commands.add_parser("evaluate", help="exact decomposition, scores and pictures of a model"))
-    add_figures(commands.add_parser("figures", help="pictures of a run"))
+    drawing = commands.add_parser("figures", help="pictures of a run, or of a study")
+    drawing.set_defaults(run=_figures)
+    add_figures(drawing)
+    add_sweep(commands.add_parser("sweep", help="run a study: many models, one table, its figures"))
 
     timing = commands.add_parser("bench", help="time the estimators side by side with other libraries", add_help=False)
     timing.set_defaults(run=_bench)  # its arguments are its own: tcvae-ref bench --help
 
-    data = commands.add_parser("data", help="render, read and verify dSprites", epilog=EPILOG)
+    data = commands.add_parser("data", help="render, read, verify and show images", epilog=EPILOG)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     rendering = actions.add_parser("render", help="render a grid into an npz of the official form")
     rendering.set_defaults(run=_data_render)
-    rendering.add_argument("--grid", type=_grid, default="hearts", help=f"{', '.join(GRIDS)}, or five sizes (hearts)")
+    rendering.add_argument(
+        "--grid", type=grid_argument, default="hearts", help=f"{', '.join(GRIDS)}, or five sizes (hearts)"
+    )
     rendering.add_argument("--out", type=path_argument, required=True, metavar="FILE")
     verifying = actions.add_parser("verify", help="how many images of a real file the re-rendering reproduces")
     verifying.set_defaults(run=_data_verify)
     verifying.add_argument("file", type=path_argument, metavar="FILE")
-    showing = actions.add_parser("show", help="draw some images of a grid or a file")
+    showing = actions.add_parser("show", help="draw some of the images")
     showing.set_defaults(run=_data_show)
-    images = showing.add_mutually_exclusive_group()
-    images.add_argument("--grid", type=_grid, default=None)
-    images.add_argument("--data", metavar="FILE")
+    add_images(showing)
     showing.add_argument("--out", type=path_argument, required=True, metavar="PNG")
 
     add_commands(commands)
@@ -140,7 +152,6 @@ def _parser() -> argparse.ArgumentParser:
 # --- train -------------------------------------------------------------------------------------------------
 
 _OVERRIDES = [field.name for field in dataclasses.fields(Settings)]
-_WEIGHTS = OBJECTIVES["beta-tcvae"]
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,14 +163,18 @@ def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, Fact
     preset = arguments.preset or "hearts"
     given = _given(arguments)
     settings = dataclasses.replace(PRESETS[preset], **given)
-    for name in _WEIGHTS:
-        if name in given and name not in OBJECTIVES[settings.objective]:
-            raise InputError(
-                f"--{name.replace('_', '-')} {given[name]} has no part in the objective {settings.objective}; "
-                "leave it out, or choose another --objective"
+    for name in given:
+        if (part := settings.idle(name)) is not None:
+            hint = (
+                "; its weight is --tc-weight"
+                if settings.objective == "factor-vae" and name in ("beta", "gamma")
+                else ""
             )
-    file = None if arguments.data is None else str(Path(arguments.data).resolve())
-    source = DataSource(None if file else arguments.grid or PRESET_GRIDS[preset], file)
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(arguments, name)} has no part in {part}{hint}; "
+                f"leave it out, or choose another --{part.split()[1]}"
+            )
+    source = source_of(arguments, PRESET_GRIDS[preset])
     check_folder(arguments.out)
     data = load(source)
     settings.steps(len(data))
@@ -175,12 +190,9 @@ def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run
     run = Run.open(arguments.resume)
     given = _given(arguments)
     epochs = given.pop("epochs", run.settings.epochs)
-    has: dict[str, Any] = {**run.settings.to_json(), "grid": run.source.grid, "data": run.source.file}
-    for name in ("grid", "data"):
-        if getattr(arguments, name) is not None:
-            given[name] = getattr(arguments, name)
-    if given.get("data") is not None:
-        given["data"] = str(Path(given["data"]).resolve())
+    images = given_images(arguments)
+    given |= {name: images[field] for name, field in SOURCES.items() if field in images}
+    has: dict[str, Any] = {name: getattr(run.source, field) for name, field in SOURCES.items()} | run.settings.to_json()
     different = [name for name, value in given.items() if value != has[name]]
     if different or arguments.preset is not None or epochs < run.settings.epochs:
         name = different[0] if different else "preset" if arguments.preset is not None else "epochs"
@@ -224,13 +236,8 @@ def _train(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         run, data, state = (_new_run if arguments.resume is None else _continued_run)(arguments, stack)
         settings, steps = run.settings, run.settings.steps(len(data))
-        weights = "".join(
-            f", {name.replace('_', ' ')} {getattr(settings, name):g}"
-            for name in OBJECTIVES[settings.objective]
-            if name != "beta_warm_up" or settings.beta_warm_up
-        )
         print(
-            f"{data.name}: {len(data):,} images; {settings.objective} ({settings.estimator}){weights}, "
+            f"{data.name}: {len(data):,} images; {settings.objective} ({settings.estimator}){_described(settings)}, "
             f"D {settings.latent}, batch {settings.batch}, {settings.epochs} epochs = {steps:,} steps, "
             f"seed {settings.seed}"
             + (f"; continuing at step {state.step:,}" if state.step else "")
@@ -250,9 +257,24 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"interrupted at step {state.step:,} of {steps:,}; saved in {run.folder}")
         print(f"continue: tcvae-ref train --resume {run.folder}")
         return 1
-    print(f"epoch {settings.epochs}: {_live(ElboTerms(*state.history[-1]))}  ({settings.estimator} estimates)")
+    terms = ElboTerms(*state.history[-1, : len(ElboTerms._fields)])
+    print(f"epoch {settings.epochs}: {_live(terms)}  ({settings.estimator} estimates)")
     print(f"saved in {run.folder}. Next: tcvae-ref evaluate {run.folder}")
     return 0
+
+
+def _described(settings: Settings) -> str:
+    """What is special to a run's objective, prior and network."""
+    special: dict[str, Any] = {name: getattr(settings, name) for name in OBJECTIVES[settings.objective]}
+    special = {name: value for name, value in special.items() if value or not name.endswith("warm_up")}
+    shown = {
+        name: "-".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" for name, value in special.items()
+    }
+    if settings.prior != "normal":
+        shown["prior"] = settings.prior
+    if settings.network != "mlp":
+        shown["network"] = settings.network
+    return "".join(f", {name.replace('_', ' ')} {text}" for name, text in shown.items())
 
 
 def _live(terms: ElboTerms) -> str:
@@ -261,12 +283,16 @@ def _live(terms: ElboTerms) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in zip(names, terms, strict=True))
 
 
+def _figures(arguments: argparse.Namespace) -> int:
+    return (draw_study if is_study(arguments.folder) else draw_run)(arguments)
+
+
 # --- data --------------------------------------------------------------------------------------------------
 
 
 def _data_render(arguments: argparse.Namespace) -> int:
     check_writable(arguments.out)
-    data = load(DataSource(arguments.grid, None))
+    data = load(DataSource(grid=arguments.grid))
     with Progress("writing") as progress:
         write_npz(arguments.out, data, progress)
     sizes = " x ".join(f"{factor.size} {factor.name}" for factor in data.factors)
@@ -275,7 +301,7 @@ def _data_render(arguments: argparse.Namespace) -> int:
 
 
 def _data_verify(arguments: argparse.Namespace) -> int:
-    data = load(DataSource(None, arguments.file))
+    data = load(DataSource(file=str(arguments.file)))
     with Progress("comparing") as progress:
         result = fidelity(data, progress)
     print(f"{data.name}: {result.identical:,} of {result.images:,} images identical ({100 * result.share:.3f} %)")
@@ -290,7 +316,7 @@ def _data_verify(arguments: argparse.Namespace) -> int:
 
 
 def _data_show(arguments: argparse.Namespace) -> int:
-    data = load(DataSource(None, arguments.data) if arguments.data else DataSource(arguments.grid or "hearts", None))
+    data = load(source_of(arguments, "hearts"))
     index = np.random.default_rng(0).choice(len(data), size=min(64, len(data)), replace=False)
     figures.save(figures.mosaic(data, sorted(index.tolist())), arguments.out)
     print(f"picture: {arguments.out}")

@@ -2,16 +2,19 @@
 
 import argparse
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.data import FactorDataset, grid, read_npz, render
+from tcvae_ref.data import GRIDS, FactorDataset
+from tcvae_ref.data.correlated import KINDS as CORRELATIONS
+from tcvae_ref.data.heads import GRIDS as HEADS
 from tcvae_ref.progress import Progress
 from tcvae_ref.scores import Functions
-from tcvae_ref.training import NUMPY, Operations
-from tcvae_ref.training.run import DataSource
+from tcvae_ref.training import NUMPY, DataSource, Operations, load_source
 from tcvae_ref.training.settings import ESTIMATORS
+from tcvae_ref.training.sources import CELEBA_CROP, KINDS
 
 EPILOG = "exit status: 0 done; 1 not done (interrupted, diverged, disk full, below the required share); 2 wrong usage"
 KERNELS = ("auto", "numba", "numpy")
@@ -32,16 +35,99 @@ def words_argument(text: str) -> list[str]:
     return words
 
 
+SOURCES = {
+    "grid": "grid",
+    "data": "file",
+    "heads": "heads",
+    "faces": "faces",
+    "celeba": "celeba",
+    "folder": "folder",
+    "crop": "crop",
+    "limit": "limit",
+    "correlated": "correlated",
+}
+"""The options of `add_images`, and the fields of a `DataSource` they fill."""
+_PATHS = ("file", "faces", "celeba", "folder")
+
+
+def _sizes(text: str, named: Iterable[str], form: str) -> str | tuple[int, ...]:
+    if text in named:
+        return text
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one of {', '.join(named)} nor {form}") from None
+
+
+def grid_argument(text: str) -> str | tuple[int, ...]:
+    """Read the name of a dSprites grid, or its sizes."""
+    return _sizes(text, GRIDS, "five sizes such as 3x6x10x16x16")
+
+
+def heads_argument(text: str) -> str | tuple[int, ...]:
+    """Read the name of a grid of heads, or its sizes."""
+    return _sizes(text, HEADS, "four sizes such as 10x11x5x5")
+
+
+def correlated_argument(text: str) -> tuple[str, ...]:
+    """Read two factors and how they are correlated, with commas between them."""
+    words = tuple(words_argument(text))
+    if len(words) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two factors and one of {', '.join(CORRELATIONS)}")
+    return words
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `source_of` reads."""
+    group = parser.add_argument_group("images, from one of these")
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--grid", type=grid_argument, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
+    one.add_argument("--data", metavar="FILE", help="an npz of the dSprites form")
+    one.add_argument(
+        "--heads", type=heads_argument, metavar="GRID", help=f"heads to render: {', '.join(HEADS)}, or four sizes"
+    )
+    one.add_argument("--faces", metavar="FILE", help="your own tensor of the Basel faces, npy or npz")
+    one.add_argument("--celeba", metavar="FOLDER", help="your own CelebA, in any of its three layouts")
+    one.add_argument("--folder", metavar="FOLDER", help="a folder of pictures")
+    group.add_argument("--crop", type=int, metavar="P", help="side of the centre crop (148 of CelebA; 0: none)")
+    group.add_argument("--limit", type=int, metavar="N", help="pictures to take at most")
+    group.add_argument(
+        "--correlated",
+        type=correlated_argument,
+        metavar="A,B,HOW",
+        help=f"draw images so that factors A and B are {', '.join(CORRELATIONS)}",
+    )
+
+
+def given_images(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_images` say: fields of a `DataSource`, paths in full."""
+    given = {field: getattr(arguments, option) for option, field in SOURCES.items()}
+    given = {field: value for field, value in given.items() if value is not None}
+    if given.get("crop") == 0:
+        given["crop"] = None
+    return given | {field: str(Path(given[field]).resolve()) for field in _PATHS if field in given}
+
+
+def source_of(arguments: argparse.Namespace, grid: str) -> DataSource:
+    """Where the images come from; dSprites of this grid, if nothing else is said.
+
+    Raises
+    ------
+    InputError
+        An option does not go with the kind of images.
+    """
+    given = given_images(arguments)
+    if not set(given) & set(KINDS):
+        given["grid"] = grid
+    if "celeba" in given:
+        given.setdefault("crop", CELEBA_CROP)
+    return DataSource(**given).checked()
+
+
 def load(source: DataSource) -> FactorDataset:
     """Render or read the data set a run was asked to use."""
-    if source.file is not None:
-        with Progress("reading") as progress:
-            return read_npz(Path(source.file), progress)
-    if source.grid is None:
-        raise InputError("data: neither a grid nor a file is named")
-    chosen = grid(source.grid)
-    with Progress("rendering") as progress:
-        return render(chosen, progress=progress)
+    with Progress("rendering" if source.kind in ("grid", "heads") else "reading") as progress:
+        return load_source(source, progress)
 
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:

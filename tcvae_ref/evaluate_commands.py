@@ -15,12 +15,11 @@ from tcvae_ref.command_parts import EPILOG, add_kernels, load, machinery, path_a
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION, METRICS, NOT_SCORED, USUAL, Evaluation
 from tcvae_ref.files import check_folder, check_writable, write_json
-from tcvae_ref.networks import Networks
+from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
 from tcvae_ref.representations import Representation
 from tcvae_ref.scores import RECIPES
-from tcvae_ref.training import Run
-from tcvae_ref.training.loop import networks
+from tcvae_ref.training import Model, Run, trained_model
 from tcvae_ref.training.run import FILES
 
 ALL = "all"
@@ -71,12 +70,15 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def add_figures(parser: argparse.ArgumentParser) -> None:
-    """Set up `figures`."""
-    parser.set_defaults(run=_figures)
+    """Set up `figures`, of a run or of a study; what it does is up to whoever knows of both."""
     parser.epilog = EPILOG
-    parser.add_argument("folder", type=path_argument, metavar="RUN")
-    parser.add_argument("--out", type=path_argument, metavar="FOLDER", help="where they go (RUN/figures)")
-    parser.add_argument("--image", type=int, default=None, help="the image whose code is traversed (the middle one)")
+    parser.add_argument(
+        "folder", type=path_argument, metavar="RUN|STUDY", help="a run's folder, or a study's or its name"
+    )
+    parser.add_argument("--out", type=path_argument, metavar="FOLDER", help="where they go (RUN/figures; STUDY)")
+    parser.add_argument(
+        "--image", type=int, default=None, help="the image of a run whose code is traversed (the middle)"
+    )
 
 
 # --- a run -------------------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ class _Trained(NamedTuple):
     run: Run
     data: FactorDataset
     history: NDArray[np.float64]
-    networks: Networks
+    model: Model
     representation: Representation
 
 
@@ -102,9 +104,9 @@ def _open(folder: Path) -> _Trained:
     steps = run.settings.steps(len(data))
     if state.step < steps:
         print(f"note: the run stands at step {state.step:,} of {steps:,}", file=sys.stderr)
-    trained = networks(run.settings, state.parameters)
+    trained = trained_model(run.settings, state.parameters, state.statistics)
     with Progress("encoding") as progress:
-        mu, log_var = evaluation.posteriors(trained, data, progress)
+        mu, log_var = evaluation.posteriors(trained.encode, data, progress)
     return _Trained(run, data, state.history, trained, representations.of_data(data, mu, log_var))
 
 
@@ -130,11 +132,11 @@ def _evaluate_run(arguments: argparse.Namespace) -> int:
     metrics = arguments.metrics and (METRICS if ALL in arguments.metrics else arguments.metrics)
     chosen.make_ready("EVALUATION", "float64")
     assert of.log_var is not None
-    decoder = evaluation.reconstruction(trained.networks, trained.data, of.mu, of.log_var)
+    decoder = evaluation.reconstruction(trained.model.decode, trained.data, of.mu, of.log_var)
     with Stages() as stages:
         result = evaluation.evaluate(
             *(of, metrics or USUAL, arguments.factors, arguments.samples, arguments.seed, decoder, stages.next),
-            *(chosen.functions, arguments.checkpoint),
+            *(chosen.functions, arguments.checkpoint, trained.model.log_prior),
         )
     _report(result, path, {"run": trained.run.settings.to_json()}, chosen.said)
     if not arguments.no_figures:
@@ -227,7 +229,8 @@ def _report(result: Evaluation, path: Path, source: dict[str, object], computed_
 # --- figures -----------------------------------------------------------------------------------------------
 
 
-def _figures(arguments: argparse.Namespace) -> int:
+def draw_run(arguments: argparse.Namespace) -> int:
+    """Do `figures RUN`: draw every picture of a run."""
     Run.open(arguments.folder)
     folder = arguments.out or arguments.folder / "figures"
     check_folder(folder)
@@ -249,21 +252,21 @@ def _middle(data: FactorDataset) -> int:
 
 def _draw(trained: _Trained, result: Evaluation, folder: Path, image: int) -> Path:
     """Write every picture of a run into a folder; those there is nothing to draw for are left out, and it is said."""
-    run, data, history, _, of = trained
+    run, data, history, made, of = trained
     mu, log_var = of.mu, of.log_var
     assert log_var is not None
     spread = np.random.default_rng(0).choice(len(data), size=min(10, len(data)), replace=False)
-    use = 0.5 * np.mean(mu**2 + np.exp(log_var) - 1.0 - log_var, axis=0)  # E_n[KL(q(z_d|n) || p(z_d))] : (D,)
+    use = 0.5 * np.mean(mu**2 + np.exp(log_var) - 1.0 - log_var, axis=0)  # E_n[KL(q(z_d|n) || N(0, 1))] : (D,)
     pictures = {
-        "reconstructions": figures.reconstructions(trained.networks, data, mu, sorted(spread.tolist())),
-        "traversals": figures.traversals(trained.networks, data, mu, image, use),
+        "reconstructions": figures.reconstructions(made.decode, data, mu, sorted(spread.tolist())),
+        "traversals": figures.traversals(made.decode, data, mu, image, use),
     }
     if any(size > 1 for size in data.sizes):
         pictures["latents"] = figures.latents_against_factors(mu, data, use)
     else:
         print("latents.png: left out; no factor varies", file=sys.stderr)
     if len(history):
-        pictures["training"] = figures.training_curves(history, run.settings.estimator)
+        pictures["training"] = figures.training_curves(history[:, : len(ElboTerms._fields)], run.settings.estimator)
     else:
         print("training.png: left out; the first epoch is not finished", file=sys.stderr)
     if result.matrix is not None:

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
-from tcvae_ref.gaussian import reparameterise
+from tcvae_ref.gaussian import log_standard_normal, reparameterise
 from tcvae_ref.likelihood import bernoulli_log_likelihood
 from tcvae_ref.metrics import MIG, Estimate, ExactDecomposition, decomposition_exact, dimension_wise_kl_exact, estimate
-from tcvae_ref.networks import Networks, decode, encode
 from tcvae_ref.representations import Representation
 from tcvae_ref.scores import RECIPES, Functions, Recipe, Task, headlines, plain, reason_against
-from tcvae_ref.types import Array, ProgressHook
+from tcvae_ref.types import Array, LogPrior, ProgressHook
 
 _BLOCK = 1024  # images at a time
 NOT_SCORED = ("color", "shape")
@@ -30,6 +29,10 @@ USUAL = (DECOMPOSITION, "mig")
 _DECOMPOSING = Recipe(lambda task: None, "of the KL term", widths=True, weights=False)
 _STREAM = 3  # of random numbers, apart from those of training.loop
 
+Encode = Callable[[Array], tuple[Array, Array]]
+"""encode(x): mu, log_var : (M, D) of images (M, P), in float32."""
+Decode = Callable[[Array], Array]
+"""decode(z): Bernoulli logits (M, P), in float32."""
 Reconstruct = Callable[[NDArray[np.integer], Array], NDArray[np.float64]]
 """reconstruct(index, eps): log p(x_n|z) of the samples z = mu_n + sigma_n eps, n = index : (S,), nats."""
 
@@ -45,7 +48,8 @@ class Evaluation(NamedTuple):
     reconstruction: Estimate | None
     """E_q[log p(x|z)], over the samples of the decomposition; None without a decoder."""
     dimension_kl: NDArray[np.float64] | None
-    """(D,): KL(q(z_d) || p(z_d)) by quadrature; its sum is the dimension-wise KL without sampling error."""
+    """(D,): KL(q(z_d) || p(z_d)) by quadrature; its sum is the dimension-wise KL without sampling error. None where the
+    prior is not the standard normal."""
     scores: dict[str, Any]
     """By name (`scores.RECIPES`): the result of each."""
     left_out: dict[str, str]
@@ -53,10 +57,11 @@ class Evaluation(NamedTuple):
 
     @property
     def elbo(self) -> float | None:
-        """Reconstruction minus the closed-form KL."""
+        """Reconstruction minus the KL: in closed form, or by Monte Carlo where there is none."""
         if self.reconstruction is None or self.decomposition is None:
             return None
-        return self.reconstruction.value - self.decomposition.kl_analytic
+        closed = self.decomposition.kl_analytic
+        return self.reconstruction.value - (self.decomposition.kl_monte_carlo.value if closed is None else closed)
 
     @property
     def matrix(self) -> MIG | None:
@@ -65,18 +70,18 @@ class Evaluation(NamedTuple):
         return next((mig for mig in found if mig is not None), None)
 
 
-def posteriors(networks: Networks, data: FactorDataset, progress: ProgressHook | None = None) -> tuple[Array, Array]:
+def posteriors(encode: Encode, data: FactorDataset, progress: ProgressHook | None = None) -> tuple[Array, Array]:
     """mu, log_var : (N, D) of every image, in float64."""
     parts = []
     for start in range(0, len(data), _BLOCK):
-        parts.append(encode(networks.encoder, data.images.take(slice(start, start + _BLOCK))))
+        parts.append(encode(data.images.take(slice(start, start + _BLOCK))))
         if progress is not None:
             progress(min(start + _BLOCK, len(data)), len(data))
     mu, log_var = (np.concatenate(part).astype(np.float64) for part in zip(*parts, strict=True))
     return mu, log_var
 
 
-def reconstruction(networks: Networks, data: FactorDataset, mu: Array, log_var: Array) -> Reconstruct:
+def reconstruction(decode: Decode, data: FactorDataset, mu: Array, log_var: Array) -> Reconstruct:
     """Make a function that decodes samples in float32, as trained, and compares them with their images."""
 
     def reconstruct(index: NDArray[np.integer], eps: Array) -> NDArray[np.float64]:
@@ -84,7 +89,7 @@ def reconstruction(networks: Networks, data: FactorDataset, mu: Array, log_var: 
         for start in range(0, len(index), _BLOCK):
             n = index[start : start + _BLOCK]
             z = reparameterise(mu[n], log_var[n], eps[start : start + _BLOCK]).astype(np.float32)
-            logits = decode(networks.decoder, z)
+            logits = decode(z)
             values[start : start + _BLOCK] = bernoulli_log_likelihood(data.images.take(n), logits)
         return values
 
@@ -106,6 +111,7 @@ def evaluate(
     progress: Callable[[str], ProgressHook] | None = None,
     functions: Functions = Functions(),  # noqa: B008
     checkpoint: Path | None = None,
+    log_prior: LogPrior = log_standard_normal,
 ) -> Evaluation:
     """Decompose a model's KL over the whole data set and score its latents.
 
@@ -128,6 +134,8 @@ def evaluate(
         NumPy's, or their equals.
     checkpoint : path, optional
         A file that keeps a long decomposition, which goes on from it.
+    log_prior : function
+        log p(z) of the model.
 
     Returns
     -------
@@ -151,7 +159,7 @@ def evaluate(
     if DECOMPOSITION in metrics and DECOMPOSITION not in left_out:
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is left out below
-                decomposition, likelihood = _decompose(task, reconstruct, checkpoint)
+                decomposition, likelihood = _decompose(task, reconstruct, checkpoint, log_prior)
         except InputError as refusal:
             if checkpoint is not None:
                 raise
@@ -164,7 +172,7 @@ def evaluate(
         if name in metrics and name not in left_out:
             found = _score(name, task)
             (left_out if isinstance(found, str) else scores)[name] = found
-    if "mig" in scores and of.weights is None:
+    if "mig" in scores and of.weights is None and log_prior is log_standard_normal:
         dimension_kl = dimension_wise_kl_exact(of.mu, task.widths, scores["mig"].entropies)
     return Evaluation(
         inputs=len(of),
@@ -186,7 +194,7 @@ def reasons_against(of: Representation) -> dict[str, str]:
 
 
 def _decompose(
-    task: Task, reconstruct: Reconstruct | None, checkpoint: Path | None
+    task: Task, reconstruct: Reconstruct | None, checkpoint: Path | None, log_prior: LogPrior
 ) -> tuple[ExactDecomposition, Estimate | None]:
     """The decomposition over fresh samples, and E_q[log p(x|z)] over the same."""
     rng = np.random.default_rng([task.seed, _STREAM])
@@ -199,6 +207,7 @@ def _decompose(
         *(task.of.mu, task.widths, index, eps, functions.log_qz_exact, functions.block_bytes),
         task.watch("log q(z) of all components"),
         checkpoint=checkpoint,
+        log_prior=log_prior,
     )
     return decomposition, likelihood
 
@@ -267,9 +276,11 @@ def _decomposition_lines(result: Evaluation) -> list[str]:
     if parts is None:
         return []
     exact_kl = "" if result.dimension_kl is None else f"{result.dimension_kl.sum():.4f} by quadrature"
+    of_kl = "KL(q(z|n) || p(z))"
+    closed = parts.kl_analytic
     rows: list[tuple[str, float, float | None, str]] = [
-        ("KL(q(z|n) || p(z))  closed form", parts.kl_analytic, None, ""),
-        ("                    Monte Carlo", *parts.kl_monte_carlo, "sum of the next three"),
+        *([] if closed is None else [(f"{of_kl}  closed form", closed, None, "")]),
+        (f"{of_kl if closed is None else '':<18}  Monte Carlo", *parts.kl_monte_carlo, "sum of the next three"),
         (
             "  index-code mutual information",
             *parts.mutual_information,
@@ -280,7 +291,7 @@ def _decomposition_lines(result: Evaluation) -> list[str]:
     ]
     if result.reconstruction is not None and result.elbo is not None:
         rows.insert(0, ("E[log p(x|z)]", *result.reconstruction, ""))
-        rows.append(("ELBO", result.elbo, None, "first row - closed-form KL"))
+        rows.append(("ELBO", result.elbo, None, f"first row - {'Monte-Carlo' if closed is None else 'closed-form'} KL"))
     lines = [f"{'nats':>43} {'std. error':>11}"]
     for name, value, error, note in rows:
         spread = "" if error is None else f"{error:.4f}"

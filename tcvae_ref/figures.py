@@ -1,9 +1,9 @@
 """Pictures of a trained model (paper, figures 3 to 7 show the like)."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.files import atomic_write
 from tcvae_ref.metrics import MIG
-from tcvae_ref.networks import Networks, decode
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.types import Array
 
@@ -21,11 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Decoder: TypeAlias = Callable[[Array], Array]
+
+
 class NotInstalled(InputError):
     """matplotlib is missing."""
 
 
 INK = "#1f4e79"
+_MOST_CURVES = 12
 PALETTE = ("#0072b2", "#d55e00", "#009e73")  # distinguishable in every common form of colour blindness
 
 
@@ -46,37 +49,39 @@ def save(figure: "Figure", path: Path) -> None:
         figure.savefig(file, format="png", dpi=150)
 
 
-def _image_strip(axis: Any, images: Array, shape: tuple[int, int]) -> None:
-    """Draw images (n, pixels) side by side with a thin line between them."""
-    height, width = shape
-    strip = np.full((height, len(images) * (width + 1) - 1), 0.5)
+def _image_strip(axis: Any, images: Array, shape: tuple[int, ...]) -> None:
+    """Draw grey or colour images (n, pixels), of `shape` (height, width) or (3, height, width), side by side."""
+    height, width = shape[-2:]
+    strip = np.full((height, len(images) * (width + 1) - 1, 3), 0.5)
     for i, image in enumerate(images):
-        strip[:, i * (width + 1) : i * (width + 1) + width] = image.reshape(shape)
-    axis.imshow(strip, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="equal")
+        channels = image.reshape(-1, height, width)
+        strip[:, i * (width + 1) : i * (width + 1) + width] = np.moveaxis(channels, 0, -1)
+    axis.imshow(strip, interpolation="nearest", aspect="equal")
     axis.set(xticks=[], yticks=[])
 
 
-def reconstructions(networks: Networks, data: FactorDataset, mu: Array, index: Sequence[int]) -> "Figure":
+def reconstructions(decode: Decoder, data: FactorDataset, mu: Array, index: Sequence[int]) -> "Figure":
     """Show inputs above what the decoder makes of their posterior means."""
     n = list(index)
     figure = _figure(1.0 + 0.85 * len(n), 2.3)
     figure.suptitle("Inputs, and the decoder's image of their posterior means", fontsize=10)
     top, bottom = figure.subplots(2, 1)
     _image_strip(top, data.images.take(n), data.images.shape)
-    _image_strip(bottom, expit(decode(networks.decoder, mu[n].astype(np.float32))), data.images.shape)
+    _image_strip(bottom, expit(decode(mu[n].astype(np.float32))), data.images.shape)
     top.set_ylabel("x", rotation=0, labelpad=12)
     bottom.set_ylabel("p(x|mu)", rotation=0, labelpad=26)
     return figure
 
 
 def traversals(
-    networks: Networks, data: FactorDataset, mu: Array, image: int, kl: NDArray[np.float64], steps: int = 11
+    decode: Decoder, data: FactorDataset, mu: Array, image: int, kl: NDArray[np.float64], steps: int = 11
 ) -> "Figure":
     """Decode an image's code while one latent moves through the values it takes; the most used latent first.
 
     Parameters
     ----------
-    networks : Networks
+    decode : function
+        Of any model: decode(z) with z (n, D) float32 gives logits (n, pixels).
     data : FactorDataset
     mu : (N, D)
         Posterior means of the data. A latent moves from their 1st to their 99th percentile.
@@ -94,7 +99,7 @@ def traversals(
         low, high = np.quantile(mu[:, d], [0.01, 0.99])
         z = np.tile(mu[image].astype(np.float32), (steps, 1))
         z[:, d] = np.linspace(low, high, steps)
-        _image_strip(axis, expit(decode(networks.decoder, z)), data.images.shape)
+        _image_strip(axis, expit(decode(z)), data.images.shape)
         title = f"z_{d} from {low:.2f} to {high:.2f}  ({kl[d]:.2f} nats)"
         axis.set_title(title, loc="left", fontsize=8, pad=2)
     return figure
@@ -105,12 +110,12 @@ def training_curves(history: NDArray[np.float64], estimator: str) -> "Figure":
 
     Parameters
     ----------
-    history : (epochs, 5)
-        In the order of `ElboTerms`.
+    history : (epochs, 5 or more)
+        In the order of `ElboTerms`; columns after those are left alone.
     estimator : str
         The estimator the terms below the KL come from.
     """
-    terms = ElboTerms(*history.T)
+    terms = ElboTerms(*history.T[: len(ElboTerms._fields)])
     panels = [
         ("ELBO", terms.reconstruction - terms.kl, ""),
         ("reconstruction E[log p(x|z)]", terms.reconstruction, ""),
@@ -141,12 +146,23 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
     """Draw the mean of z_d over each factor, one row for each latent (paper, figure 3).
 
     Position is a map over (posX, posY) where both vary; every other factor is a curve, its band the standard
-    deviation of z_d over the rest of the data.
+    deviation of z_d over the rest of the data. Of more than 12 curves the 12 that a latent follows most are
+    drawn. Means are taken under the data's p(n).
+
+    Raises
+    ------
+    InputError
+        No factor varies.
     """
     names = [factor.name for factor in data.factors]
     varying = [k for k, factor in enumerate(data.factors) if factor.size > 1]
+    if not varying:
+        raise InputError(f"latents_against_factors: no factor of {_printable(data.name)} varies; none can be drawn")
     position = [names.index(name) for name in ("posX", "posY") if name in names and names.index(name) in varying]
     curves = [k for k in varying if not (len(position) == 2 and k in position)]
+    if len(curves) > _MOST_CURVES:
+        follow = [_followed(mu, data, k) for k in curves]
+        curves = sorted(curves[i] for i in np.argsort(follow)[::-1][:_MOST_CURVES])
     columns = len(curves) + (len(position) == 2)
     D = mu.shape[1]
     figure = _figure(0.9 + 2.3 * columns, 0.6 + 1.45 * D)
@@ -158,7 +174,7 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             axis = cells.pop(0)
             x, y = (data.classes[:, k].astype(np.int64) for k in position)
             width, height = (data.sizes[k] for k in position)
-            image = _mean_by(mu[:, d], y * width + x, height * width).reshape(height, width)
+            image = _mean_by(mu[:, d], y * width + x, height * width, data.weights).reshape(height, width)
             picture = axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
             axis.set(xticks=[], yticks=[], ylabel="posY")
             if row == D - 1:
@@ -167,7 +183,9 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             if row == 0:
                 axis.set_title("position", fontsize=9)
         for axis, k in zip(cells, curves, strict=True):
-            mean, square = (_mean_by(v, data.classes[:, k], data.sizes[k]) for v in (mu[:, d], mu[:, d] ** 2))
+            mean, square = (
+                _mean_by(v, data.classes[:, k], data.sizes[k], data.weights) for v in (mu[:, d], mu[:, d] ** 2)
+            )
             spread = np.sqrt(np.maximum(square - mean**2, 0.0))
             values = data.factors[k].values
             axis.fill_between(values, mean - spread, mean + spread, color=PALETTE[0], alpha=0.2, linewidth=0)
@@ -176,17 +194,26 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.3)
             if row == 0:
-                axis.set_title(names[k], fontsize=9)
+                axis.set_title(_printable(names[k]), fontsize=9, parse_math=False)
         axes[row, -1].annotate(
             f"z_{d}\n{kl[d]:.2f} nats", (1.04, 0.5), xycoords="axes fraction", va="center", fontsize=8
         )
     return figure
 
 
-def _mean_by(values: Array, labels: NDArray[np.integer], size: int) -> NDArray[np.float64]:
-    """Mean of `values` within each label 0 ... size - 1; nan, drawn as nothing, where a label has no values."""
-    count = np.bincount(labels, minlength=size)
-    return np.where(count > 0, np.bincount(labels, values, minlength=size) / np.maximum(count, 1), np.nan)
+def _mean_by(
+    values: Array, labels: NDArray[np.integer], size: int, weights: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Mean of `values` within each label 0 ... size - 1; nan, drawn as nothing, where a label has no weight."""
+    p = np.ones(len(labels)) if weights is None else weights
+    mass = np.bincount(labels, p, minlength=size)
+    return np.where(mass > 0, np.bincount(labels, p * values, minlength=size) / np.where(mass > 0, mass, 1.0), np.nan)
+
+
+def _followed(mu: Array, data: FactorDataset, k: int) -> float:
+    """How far the means of the latents lie apart over the values of a factor: the most of any latent's."""
+    means = [_mean_by(column, data.classes[:, k], data.sizes[k], data.weights) for column in mu.T]
+    return float(max(np.nanstd(mean) for mean in means))
 
 
 def information_matrix(mig: MIG, factors: Sequence[str]) -> "Figure":

@@ -81,9 +81,9 @@ class Representation:
 
 
 def of_data(data: FactorDataset, mu: Array, log_var: Array) -> Representation:
-    """Posteriors of a data set at hand: mu, log_var : (N, D)."""
+    """Posteriors of a data set at hand, with its probabilities: mu, log_var : (N, D)."""
     names = tuple(factor.name for factor in data.factors)
-    return Representation(data.name, mu, log_var, data.classes.astype(np.int64), names)
+    return Representation(data.name, mu, log_var, data.classes.astype(np.int64), names, data.weights)
 
 
 def read(path: Path) -> Representation:

@@ -238,6 +238,80 @@ class TestKernels:
         assert "unrecognized arguments: --no-such-option" in capsys.readouterr().err
 
 
+class TestSystems:
+    """Every objective, prior and network, from the command line to numbers and pictures."""
+
+    def numbers(self, folder, *options):
+        small = ["--encoder", 16, "--decoder", 16] if "conv" not in options else []
+        rest = ["--latent", 3, "--batch", 16, "--epochs", 2]
+        assert run("train", "--out", folder, *small, *rest, *options) == 0
+        assert run("evaluate", folder, "--samples", 100) == 0
+        assert len(list((folder / "figures").iterdir())) == 5
+        return json.loads((folder / "evaluation.json").read_text())
+
+    def test_factor_vae(self, tmp_path, capsys):
+        folder = tmp_path / "run"
+        self.numbers(folder, "--grid", "1x2x1x6x6", "--objective", "factor-vae", "--discriminator", "8,8")
+        assert (
+            "factor-vae (mws), tc weight 35, discriminator 8-8, discriminator rate 0.0001, D 3"
+            in capsys.readouterr().out
+        )
+        table = np.genfromtxt(folder / "history.csv", delimiter=",", names=True)
+        assert table.dtype.names[-2:] == ("discriminator_total_correlation", "discriminator_loss")
+        assert run("train", "--resume", folder, "--epochs", 3, "--tc-weight", 35) == 0
+        assert run("train", "--resume", folder, "--tc-weight", 3) == 2
+        assert "--tc-weight 3.0 does not fit this run, which has 35.0" in capsys.readouterr().err
+
+    def test_a_flow_has_no_closed_form(self, tmp_path, capsys):
+        numbers = self.numbers(tmp_path / "run", "--grid", "1x2x1x6x6", "--prior", "flow")
+        shown = capsys.readouterr().out
+        assert ", prior flow, D 3" in shown
+        assert "closed form" not in shown
+        assert "first row - Monte-Carlo KL" in shown
+        assert numbers["kl_analytic"] is None
+        assert numbers["dimension_wise_kl_quadrature"] is None
+        elbo = numbers["reconstruction"]["value"] - numbers["kl_monte_carlo"]["value"]
+        assert numbers["elbo"] == pytest.approx(elbo, rel=1e-12)
+
+    def test_correlated_heads_through_convolutions(self, tmp_path, capsys):
+        folder, chosen = tmp_path / "run", ["--heads", "3x4x2x2", "--correlated", "azimuth,lighting,diagonal"]
+        numbers = self.numbers(folder, *chosen, "--network", "conv")
+        assert "synthetic heads, azimuth and lighting diagonal: 48 images" in capsys.readouterr().out
+        assert list(numbers["scores"]) == ["mig"]
+        assert "takes no weights" in numbers["left_out"]["decomposition"]
+        assert run("train", "--resume", folder, *chosen) == 0
+        assert run("train", "--resume", folder, "--heads", "tiny") == 2
+        assert run("train", "--resume", folder, "--correlated", "azimuth,lighting,skewed") == 2
+        assert run("train", "--resume", folder, "--crop", 0) == 0
+
+    def test_a_folder_of_colour_pictures(self, tmp_path, capsys):
+        image = pytest.importorskip("PIL.Image")
+        pictures = tmp_path / "pictures"
+        pictures.mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(32):
+            image.fromarray(rng.integers(256, size=(70, 80, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
+        folder = tmp_path / "run"
+        options = ["--folder", pictures, "--crop", 64, "--limit", 24, "--network", "conv", "--batch", 12, "--epochs", 1]
+        assert run("train", "--out", folder, *options, "--latent", 2) == 0
+        assert ": 24 images; " in capsys.readouterr().out
+        assert run("evaluate", folder, "--samples", 50) == 0
+        assert (folder / "figures" / "traversals.png").exists()
+        assert run("data", "show", "--folder", pictures, "--out", tmp_path / "a.png") == 0
+        (pictures / "0.png").unlink()
+        capsys.readouterr()
+        assert run("evaluate", folder) == 2
+        assert "not the data set this run was started on" in capsys.readouterr().err
+
+    def test_heads_are_shown(self, tmp_path):
+        assert run("data", "show", "--heads", "2x3x2x2", "--out", tmp_path / "a.png") == 0
+
+    def test_studies_are_mounted(self, capsys):
+        assert run("sweep", "--list") == 0
+        assert "mig" in capsys.readouterr().out.lower()
+        assert run("sweep", "no-such-study") == 2
+
+
 class TestData:
     def test_render_verify_show_and_train_on_a_file(self, tmp_path, capsys):
         path = tmp_path / "sprites.npz"
@@ -295,6 +369,19 @@ class TestMistakes:
             (["--grid", "1x1x1x70000x1"], "at most 65536"),
             (["--objective", "vae", "--beta", "9"], "has no part in the objective vae"),
             (["--objective", "beta-vae", "--gamma", "2"], "has no part in the objective beta-vae"),
+            (["--objective", "factor-vae", "--gamma", "2"], "its weight is --tc-weight"),
+            (["--objective", "factor-vae", "--beta", "2"], "its weight is --tc-weight"),
+            (["--tc-weight", "5"], "has no part in the objective beta-tcvae"),
+            (["--discriminator", "5,5"], "has no part in the objective beta-tcvae"),
+            (["--network", "conv", "--encoder", "5"], "choose another --network"),
+            (["--network", "conv", "--batch", "1"], "normalises by the batch"),
+            (["--heads", "2x3x2"], "4 are needed"),
+            (["--correlated", "scale,posZ,diagonal"], "did you mean 'pos"),
+            (["--correlated", "scale,posX,diagnal"], "did you mean 'diagonal'"),
+            (["--crop", "100"], "crop is for celeba and folder"),
+            (["--celeba", "/nowhere"], "/nowhere"),
+            (["--folder", "/nowhere"], "/nowhere"),
+            (["--faces", "/nowhere/a.npy"], "/nowhere/a.npy"),
         ],
     )
     def test_settings(self, tmp_path, capsys, options, match):
@@ -307,6 +394,10 @@ class TestMistakes:
             (["--objective", "beta-tcva"], "invalid choice"),
             (["--grid", "harts"], "neither one of hearts"),
             (["--encoder", "a,b"], "not a list of widths"),
+            (["--heads", "smal"], "four sizes such as"),
+            (["--correlated", "scale,posX"], "is not two factors and one of"),
+            (["--grid", "tiny", "--heads", "tiny"], "not allowed with argument"),
+            (["--estimator", "mss-column-weighted"], "invalid choice"),
             (["--out", ""], "is empty"),
             ([], "one of the arguments --out --resume is required"),
         ],

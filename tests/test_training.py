@@ -19,17 +19,36 @@ from autograd.test_util import check_grads
 from tcvae_ref import InputError
 from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
+from tcvae_ref.data.correlated import correlated
+from tcvae_ref.data.factors import ByteImages
 from tcvae_ref.files import locked
 from tcvae_ref.networks import decode, encode
-from tcvae_ref.training import PRESETS, Run, Settings, TrainingDiverged, adam_step, initial_adam_state, initial_state
+from tcvae_ref.objectives import ElboTerms
+from tcvae_ref.training import (
+    NUMPY,
+    PRESETS,
+    DataSource,
+    Run,
+    Settings,
+    TrainingDiverged,
+    adam_step,
+    initial_adam_state,
+    initial_state,
+    load_source,
+    trained_model,
+)
 from tcvae_ref.training import train as train_loop
+from tcvae_ref.training.batches import SECOND_ORDER, batches
 from tcvae_ref.training.loop import epoch_order, loss_and_terms, networks, step_noise
-from tcvae_ref.training.run import FILES, DataSource, Saver
+from tcvae_ref.training.run import FILES, Saver, digest
+from tcvae_ref.training.settings import ADDED
 
 GRID = (1, 2, 1, 6, 6)  # 72 images
 SMALL = Settings(
     beta=6.0, encoder=(16,), decoder=(16,), latent=3, batch=16, epochs=5, seed=0
 )  # 4 steps an epoch, 8 images left out
+FACTOR_VAE = dataclasses.replace(SMALL, objective="factor-vae", discriminator=(8, 8), prior="flow")
+CONV = dataclasses.replace(SMALL, network="conv", batch=36, epochs=2)
 SMALL_ARGUMENTS = [
     "--beta",
     "6",
@@ -71,14 +90,17 @@ def train(settings, data, state=None, steps=None, save=lambda state: None, seen=
     )
 
 
+def numbers_of(state):
+    """Every array of a state."""
+    D = state.adversary
+    lists = (state.parameters, *state.adam, state.statistics, D.discriminator, *D.adam)
+    return [*(array for arrays in lists for array in arrays), state.epoch_sum, state.history]
+
+
 def assert_same(a, b):
     """Raise unless two states are equal bit by bit."""
     assert a.step == b.step
-    for left, right in zip(
-        [*a.parameters, *a.adam.first, *a.adam.second, a.epoch_sum, a.history],
-        [*b.parameters, *b.adam.first, *b.adam.second, b.epoch_sum, b.history],
-        strict=True,
-    ):
+    for left, right in zip(numbers_of(a), numbers_of(b), strict=True):
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left, right)
 
@@ -150,6 +172,17 @@ class TestLoss:
         assert [settings.beta_at(s) for s in (0, 5, 10, 99)] == [0.0, 3.0, 6.0, 6.0]
         assert SMALL.beta_at(0) == 6.0
 
+    @pytest.mark.parametrize(("name", "term"), [("alpha", 2), ("beta", 3), ("gamma", 4)])
+    def test_each_weight_warms_up_by_itself(self, name, term):
+        settings = dataclasses.replace(SMALL, alpha=6.0, gamma=6.0, **{f"{name}_warm_up": 10})
+        terms = np.zeros(5)
+        terms[term] = 1.0
+        objectives = [settings.objective_at(step)(ElboTerms(*terms)) for step in (0, 5, 10, 99)]
+        assert objectives == [0.0, -3.0, -6.0, -6.0]
+        others = np.ones(5) - terms
+        others[0] = others[1] = 0.0
+        assert settings.objective_at(0)(ElboTerms(*others)) == -12.0
+
 
 class TestLoop:
     def test_an_epoch_visits_every_input_at_most_once(self):
@@ -185,6 +218,66 @@ class TestLoop:
             train(dataclasses.replace(SMALL, batch=100), data)
 
 
+class TestBatches:
+    """With probabilities p(n), batches are drawn from them."""
+
+    def weighted(self, data, weights):
+        return dataclasses.replace(data, weights=weights / weights.sum())
+
+    def test_frequencies(self, data):
+        weights = np.arange(72.0)
+        draw = batches(SMALL, self.weighted(data, weights))
+        counts = np.bincount(np.concatenate([draw(step) for step in range(4000)]), minlength=72)
+        expected = 64_000 * weights / weights.sum()
+        assert counts[0] == 0
+        assert np.sum((counts - expected)[1:] ** 2 / expected[1:]) < 130  # chi-square, 70 degrees of freedom
+        assert any(len(set(draw(step))) < 16 for step in range(20))  # with replacement
+
+    def test_of_seed_and_step_alone(self, data):
+        data = self.weighted(data, np.ones(72))
+        draw, again = batches(SMALL, data), batches(SMALL, data)
+        late = draw(7)
+        assert (late == again(7)).all()
+        assert (late != draw(8)).any()
+        assert (late != batches(SMALL, data, SECOND_ORDER)(7)).any()
+        assert (late != batches(dataclasses.replace(SMALL, seed=1), data)(7)).any()
+
+    def test_a_run_sees_the_weights(self, data):
+        pair = correlated(data, ("posX", "posY"), "diagonal")
+        assert digest(pair) != digest(data)
+        assert np.max(np.abs(train(SMALL, pair).parameters[0] - train(SMALL, data).parameters[0])) > 1e-3
+
+
+class TestNetworks:
+    def test_a_convolutional_run_learns_and_its_statistics_move(self, data):
+        state = train(CONV, data)
+        assert state.history[-1, 0] > state.history[0, 0]
+        first = initial_state(CONV, 4096)
+        assert all((a != b).all() for a, b in zip(state.statistics, first.statistics, strict=True))
+        model = trained_model(CONV, state.parameters, state.statistics)
+        x = data.images.take(slice(0, 10))
+        mu, log_var = model.encode(x)
+        assert mu.shape == log_var.shape == (10, 3)
+        np.testing.assert_allclose(model.encode(x[:1])[0], mu[:1], rtol=1e-4, atol=1e-5)  # no batch in it
+        assert model.decode(mu).shape == (10, 4096)
+
+    def test_in_colour(self, data):
+        grey = np.repeat(255 * data.images.take(slice(0, 36), "uint8"), 3, axis=0).reshape(36, -1)
+        colour = dataclasses.replace(data, images=ByteImages(grey, (3, 64, 64)), classes=data.classes[:36])
+        state = train(dataclasses.replace(CONV, epochs=1), colour)
+        model = trained_model(CONV, state.parameters, state.statistics)
+        assert model.decode(np.zeros((2, 3), np.float32)).shape == (2, 3 * 4096)
+        assert train(dataclasses.replace(SMALL, epochs=1), colour).parameters[0].shape == (3 * 4096, 16)
+
+    def test_images_of_another_size(self):
+        with pytest.raises(InputError, match="take the network mlp"):
+            initial_state(CONV, 28 * 28)
+
+    def test_a_batch_of_one(self):
+        with pytest.raises(InputError, match="normalises by the batch"):
+            dataclasses.replace(CONV, batch=1)
+
+
 class TestSettings:
     def test_presets(self):
         paper = PRESETS["paper"]
@@ -206,11 +299,79 @@ class TestSettings:
             ({"latent": 0}, "at least 1"),
             ({"encoder": (5, 0)}, "encoder width"),
             ({"batch": 1, "estimator": "mss"}, "batch - 1"),
+            ({"prior": "laplac"}, "did you mean 'laplace'"),
+            ({"network": "cnn"}, "choose one of mlp, conv"),
+            ({"discriminator": (9, 0)}, "discriminator width"),
+            ({"discriminator_rate": 0.0}, "above 0"),
+            ({"tc_weight": -1.0}, "at least 0"),
+            ({"gamma_warm_up": -1}, "at least 0"),
         ],
     )
     def test_refusals(self, change, match):
         with pytest.raises(InputError, match=match):
             dataclasses.replace(SMALL, **change)
+
+    @pytest.mark.parametrize(
+        ("objective", "network", "idle"),
+        [
+            ("vae", "mlp", {"alpha", "beta", "gamma", "tc_weight", "discriminator"}),
+            ("beta-vae", "conv", {"alpha", "gamma", "encoder", "decoder", "gamma_warm_up"}),
+            ("beta-tcvae", "mlp", {"tc_weight", "discriminator_rate"}),
+            ("factor-vae", "mlp", {"alpha", "beta", "gamma", "beta_warm_up"}),
+        ],
+    )
+    def test_what_has_no_part(self, objective, network, idle):
+        settings = dataclasses.replace(SMALL, objective=objective, network=network)
+        assert all(settings.idle(name) is not None for name in idle)
+        assert all(settings.idle(name) is None for name in ("latent", "prior", "seed", "estimator"))
+
+    def test_an_estimator_of_studies(self, data):
+        with pytest.raises(InputError, match="tcvae-ref sweep"):
+            train(dataclasses.replace(SMALL, estimator="mss-column-weighted"), data)
+        estimators = {**NUMPY.estimators, "mss-column-weighted": NUMPY.estimators["mss"]}
+        settings = dataclasses.replace(SMALL, estimator="mss-column-weighted", epochs=1)
+        state = train_loop(
+            *(settings, data, initial_state(settings, 4096), lambda state: None),
+            *(lambda *seen: None, lambda: False, NUMPY._replace(estimators=estimators)),
+        )
+        assert state.step == 4
+
+
+class TestSources:
+    @pytest.mark.parametrize(
+        "source",
+        [
+            DataSource((1, 2, 1, 6, 6), None),
+            DataSource(file="/a.npz"),
+            DataSource(heads="tiny", correlated=("azimuth", "elevation", "diagonal")),
+            DataSource(celeba="/a", crop=148, limit=100),
+            DataSource(folder="/a"),
+        ],
+    )
+    def test_json_and_back(self, source):
+        assert DataSource.from_json(json.loads(json.dumps(source._asdict()))) == source
+
+    @pytest.mark.parametrize(
+        ("source", "match"),
+        [
+            (DataSource(), "nothing is named"),
+            (DataSource("tiny", "/a.npz"), "grid 'tiny', file '/a.npz' is named"),
+            (DataSource(grid=5), "a name or sizes"),
+            (DataSource(heads=("a", 3)), "a name or sizes"),
+            (DataSource(folder=("a",)), "folder is"),
+            (DataSource("tiny", crop=100), "crop is for celeba and folder"),
+            (DataSource(celeba="/a", limit=0), "at least 1"),
+            (DataSource("tiny", correlated=("scale", "posX")), "two factors and how"),
+        ],
+    )
+    def test_refusals(self, source, match):
+        with pytest.raises(InputError, match=match):
+            load_source(source)
+
+    def test_heads_and_correlated_factors(self):
+        data = load_source(DataSource(heads=(2, 3, 2, 2), correlated=("azimuth", "lighting", "skewed")))
+        assert len(data) == 24
+        assert data.weights.max() / data.weights.min() == pytest.approx(4.0)
 
 
 class TestRun:
@@ -226,6 +387,50 @@ class TestRun:
             run.save(state)
             state = Run.open(run.folder).load(4096, 72)
         assert_same(state, undisturbed)
+
+    @pytest.mark.parametrize("settings", [FACTOR_VAE, CONV], ids=["factor-vae-flow", "conv"])
+    def test_everything_that_learns_is_in_a_checkpoint(self, tmp_path, data, settings):
+        run = self.start(tmp_path, data, settings)
+        undisturbed = train(settings, data)
+        state = run.load(4096, 72)
+        for _ in range(settings.steps(72)):
+            state = train(settings, data, state, steps=1)
+            run.save(state)
+            state = Run.open(run.folder).load(4096, 72)
+        assert_same(state, undisturbed)
+        header = (run.folder / "history.csv").read_text().splitlines()[0]
+        assert header.endswith("discriminator_loss" if settings is FACTOR_VAE else "dimension_wise_kl")
+
+    @pytest.mark.parametrize("lost", ["statistic_3", "discriminator_2", "discriminator_second_0"])
+    def test_a_checkpoint_that_lost_something(self, tmp_path, data, lost):
+        settings = CONV if lost.startswith("statistic") else FACTOR_VAE
+        run = self.start(tmp_path, data, settings)
+        run.save(train(settings, data, steps=1))
+        path = run.folder / "checkpoint.npz"
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **{name: array for name, array in arrays.items() if name != lost})
+        with pytest.raises(InputError, match=f"{lost} is missing"):
+            run.load(4096, 72)
+
+    def test_a_run_of_version_0_4_goes_on(self, tmp_path, data):
+        """Its run.json and checkpoint are of format 1, without the settings that came later."""
+        run = self.start(tmp_path, data)
+        run.save(train(SMALL, data, steps=7))
+        content = json.loads((run.folder / "run.json").read_text())
+        old = {name: value for name, value in content["settings"].items() if name not in ADDED}
+        content |= {"format": 1, "settings": old}
+        content["data"] = {name: content["data"][name] for name in ("grid", "file", "sha256")}
+        (run.folder / "run.json").write_text(json.dumps(content))
+        with np.load(run.folder / "checkpoint.npz") as file:
+            arrays = dict(file)
+        lasting = {name: value for name, value in old.items() if name != "epochs"}
+        position = {"format": 1, "step": 7, "settings": lasting}
+        arrays["position"] = np.frombuffer(json.dumps(position).encode(), np.uint8)
+        np.savez(run.folder / "checkpoint.npz", **arrays)
+        opened = Run.open(run.folder)
+        assert opened.settings == SMALL
+        assert_same(train(SMALL, data, opened.load(4096, 72)), train(SMALL, data))
 
     def test_history_for_other_programs(self, tmp_path, data):
         run = self.start(tmp_path, data)
@@ -395,6 +600,9 @@ class TestKilled:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         options = [*SMALL_ARGUMENTS, "--epochs", self.EPOCHS, "--save-every", 0]
         subprocess.run(command("train", "--out", tmp_path / "calm", *options), check=True, **quiet)
+        before = time.monotonic()
+        subprocess.run(command("train", "--resume", tmp_path / "calm"), check=True, **quiet)  # nothing is left to do
+        start_up = time.monotonic() - before
         rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))  # other moments in every run
         folder, kills, steps = tmp_path / "killed", 0, []
         first = command("train", "--out", folder, *options)
@@ -402,7 +610,7 @@ class TestKilled:
         while kills < 20:
             process = subprocess.Popen(again if (folder / "run.json").exists() else first, **quiet)
             try:
-                process.wait(timeout=0.3 + rng.exponential(0.4))
+                process.wait(timeout=0.5 * start_up + rng.exponential(0.5 * start_up))
                 assert process.returncode == 0
                 break  # it finished before its time
             except subprocess.TimeoutExpired:

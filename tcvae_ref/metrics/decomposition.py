@@ -17,7 +17,7 @@ from tcvae_ref.metrics.checkpoint import Checkpoint
 from tcvae_ref.metrics.draws import check_widths
 from tcvae_ref.metrics.partial import Aggregate, Task, digest
 from tcvae_ref.metrics.posteriors import InArrays, Posteriors, chunks
-from tcvae_ref.types import Array, LogQzEstimator, ProgressHook
+from tcvae_ref.types import Array, LogPrior, LogQzEstimator, ProgressHook
 
 CHUNK_NUMBERS = 2**15
 """Numbers in mu that a chunk of components holds unless its size is given."""
@@ -41,8 +41,8 @@ class ExactDecomposition(NamedTuple):
     dimension_wise_kl: Estimate
     kl_monte_carlo: Estimate
     """mean of log q(z|n) - log p(z) over the same samples: the sum of the three."""
-    kl_analytic: float
-    """mean over all inputs of the closed form; no sampling error."""
+    kl_analytic: float | None
+    """mean over all inputs of the closed form; no sampling error. None where the prior is not the standard normal."""
     samples: int
     components: int
 
@@ -58,6 +58,7 @@ def decomposition_exact(
     *,
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
+    log_prior: LogPrior = log_standard_normal,
 ) -> ExactDecomposition:
     """Decompose the KL term with the exact aggregate posterior (paper, eq. 2).
 
@@ -90,6 +91,8 @@ def decomposition_exact(
     checkpoint : path, optional
         A file the sums are kept in, written now and then and at the end. Where it exists the work goes on from it,
         once the components in its sums are read and found unchanged.
+    log_prior : function
+        log p(z), a product over dimensions: the standard normal, or one of `tcvae_ref.priors`.
 
     Returns
     -------
@@ -118,13 +121,13 @@ def decomposition_exact(
     joint, product_of_marginals = total.joint.log_mean(N), np.sum(total.marginals.log_mean(N), axis=1)  # over d
     mutual_information = np.sum(log_density(z, mu_n, log_var_n), axis=1) - joint
     total_correlation = joint - product_of_marginals
-    dimension_wise_kl = product_of_marginals - log_standard_normal(z)
+    dimension_wise_kl = product_of_marginals - log_prior(z)
     return ExactDecomposition(
         mutual_information=estimate(mutual_information),
         total_correlation=estimate(total_correlation),
         dimension_wise_kl=estimate(dimension_wise_kl),
         kl_monte_carlo=estimate(mutual_information + total_correlation + dimension_wise_kl),
-        kl_analytic=total.kl / N,
+        kl_analytic=total.kl / N if log_prior is log_standard_normal else None,
         samples=S,
         components=N,
     )

@@ -2,14 +2,18 @@
 
 from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state
 from tcvae_ref.training.loop import TrainingDiverged, TrainingState, initial_state, train
+from tcvae_ref.training.model import Model, trained_model
 from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.run import Run
 from tcvae_ref.training.settings import PRESETS, Settings
+from tcvae_ref.training.sources import DataSource, load_source
 
 __all__ = [
     "NUMPY",
     "PRESETS",
     "AdamState",
+    "DataSource",
+    "Model",
     "Operations",
     "Run",
     "Settings",
@@ -18,5 +22,7 @@ __all__ = [
     "adam_step",
     "initial_adam_state",
     "initial_state",
+    "load_source",
     "train",
+    "trained_model",
 ]

@@ -28,6 +28,18 @@ def initial_adam_state(parameters: list[Array]) -> AdamState:
     return AdamState([np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters])
 
 
+def require_finite(*values: Array | float) -> None:
+    """Require losses and gradients that Adam's moments can take in: nan or infinity would stay there for good.
+
+    Raises
+    ------
+    InputError
+        One holds nan or infinity, or its squares add up to infinity.
+    """
+    if not all(np.isfinite(np.vdot(value, value)) for value in values):
+        raise InputError("its loss is not finite")
+
+
 def adam_update(p: Array, g: Array, m: Array, v: Array, numbers: tuple[float, ...]) -> None:
     """Update one parameter array and its moments in place, block by block.
 

@@ -2,13 +2,15 @@
 
 images -> encode -> (mu, log_var) -> reparameterise(eps) -> decode -> log p(x|z)
 (z, mu, log_var, N) -> estimator -> ElboTerms -> objective(alpha, beta, gamma) -> autograd -> Adam
+FactorVAE besides: z -> discriminator -> TC, for the objective; then the discriminator's own step (`adversary`)
 
 Every random number is a function of the seed and the step alone, so there is no random state to lose: a run that
 is resumed from any step continues exactly as it would have.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 from autograd.differential_operators import grad_and_aux
@@ -17,16 +19,21 @@ from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.discriminator import discriminate, total_correlation
 from tcvae_ref.gaussian import reparameterise
-from tcvae_ref.networks import Networks, decode, encode, initial_layers, layer_sizes
+from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms, elbo_terms
-from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state
+from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state, require_finite
+from tcvae_ref.training.adversary import Adversary, adversary_step, initial_adversary
+from tcvae_ref.training.batches import SECOND_ORDER, batches
+from tcvae_ref.training.batches import epoch_order as epoch_order
+from tcvae_ref.training.model import architecture, initial_parameters, initial_prior, layers, log_prior, taken_apart
 from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.settings import Settings
-from tcvae_ref.types import Array, Layers, Scalar
+from tcvae_ref.types import Array, Scalar
 
 DTYPE = "float32"
-_INITIAL, _ORDER, _NOISE = range(3)  # the streams of random numbers
+_INITIAL, _NOISE, _SECOND_NOISE, _PRIOR = 0, 2, 5, 8  # streams of random numbers, apart from the other modules'
 
 
 class TrainingDiverged(Exception):
@@ -39,39 +46,125 @@ class TrainingState(NamedTuple):
     step: int
     """Steps done."""
     parameters: list[Array]
-    """W, b of each layer, encoder first."""
+    """The encoder's, the decoder's and the prior's (`tcvae_ref.training.model`)."""
     adam: AdamState
     epoch_sum: NDArray[np.float64]
-    """(5,): the ELBO terms of the current epoch's steps, added up."""
+    """(R,): what is recorded of the current epoch's steps, added up."""
     history: NDArray[np.float64]
-    """(epochs done, 5): the ELBO terms' mean over each epoch, in the order of `ElboTerms`."""
+    """(epochs done, R): its mean over each epoch, in the order of `recorded`: the ELBO terms first."""
+    statistics: list[Array]
+    """Running statistics of batch normalisation; empty where there is none."""
+    adversary: Adversary
+
+
+class StepRecord(NamedTuple):
+    """What a step leaves besides its gradient, as plain numbers."""
+
+    terms: NDArray[np.float64]
+    """(5,): the ELBO's terms, in the order of `ElboTerms`; with FactorVAE (6,), the discriminator's TC last."""
+    z: Array
+    """(M, D): the codes drawn."""
+    statistics: list[Array]
+    """Of batch normalisation, after the step."""
+
+
+def recorded(settings: Settings) -> tuple[str, ...]:
+    """Names of the R numbers recorded of every step: the ELBO's terms, and with FactorVAE the discriminator's."""
+    of_adversary = ("discriminator_total_correlation", "discriminator_loss")
+    return (*ElboTerms._fields, *(of_adversary if settings.objective == "factor-vae" else ()))
 
 
 def initial_state(settings: Settings, pixels: int) -> TrainingState:
-    """Draw the networks' first parameters."""
-    rng = np.random.default_rng([settings.seed, _INITIAL])
-    encoder_sizes, decoder_sizes = layer_sizes(pixels, settings.encoder, settings.decoder, settings.latent)
-    layers = initial_layers(encoder_sizes, rng, DTYPE) + initial_layers(decoder_sizes, rng, DTYPE)
-    parameters = [array for layer in layers for array in layer]
-    terms = len(ElboTerms._fields)
-    return TrainingState(0, parameters, initial_adam_state(parameters), np.zeros(terms), np.zeros((0, terms)))
+    """Draw the first parameters.
+
+    Parameters
+    ----------
+    settings : Settings
+    pixels : int
+        P, values of an image.
+
+    Raises
+    ------
+    InputError
+        The networks are not made for such images.
+    """
+    parameters, statistics = initial_parameters(settings, pixels, _stream(settings.seed, _INITIAL), DTYPE)
+    parameters += initial_prior(settings, _stream(settings.seed, _PRIOR), DTYPE)
+    R = len(recorded(settings))
+    return TrainingState(
+        step=0,
+        parameters=parameters,
+        adam=initial_adam_state(parameters),
+        epoch_sum=np.zeros(R),
+        history=np.zeros((0, R)),
+        statistics=statistics,
+        adversary=initial_adversary(settings, DTYPE),
+    )
+
+
+def _stream(*key: int) -> np.random.Generator:
+    return np.random.default_rng(key)
 
 
 def networks(settings: Settings, parameters: list[Array]) -> Networks:
-    """Arrange the flat list of parameters as an encoder and a decoder."""
-    layers: Layers = [(parameters[i], parameters[i + 1]) for i in range(0, len(parameters), 2)]
-    split = len(settings.encoder) + 1
-    return Networks(layers[:split], layers[split:])
+    """Arrange the parameters of fully connected networks as an encoder and a decoder."""
+    encoder, decoder, _ = taken_apart(settings, parameters)
+    return Networks(layers(encoder), layers(decoder))
 
 
-def epoch_order(seed: int, epoch: int, dataset_size: int) -> NDArray[np.int64]:
-    """The order in which an epoch visits the data : (N,)."""
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(dataset_size)
-
-
-def step_noise(seed: int, step: int, M: int, D: int) -> Array:
+def step_noise(seed: int, step: int, M: int, D: int, stream: int = _NOISE) -> Array:
     """Standard normal noise of a step : (M, D)."""
-    return np.random.default_rng([seed, _NOISE, step]).standard_normal((M, D), dtype=np.float32)
+    return _stream(seed, stream, step).standard_normal((M, D), dtype=np.float32)
+
+
+def loss_and_record(
+    settings: Settings,
+    parameters: list[Array],
+    statistics: list[Array],
+    discriminator: list[Array],
+    x: Array,
+    eps: Array,
+    dataset_size: int,
+    step: int,
+    operations: Operations = NUMPY,
+) -> tuple[Scalar, StepRecord]:
+    """Loss of one batch, to be minimised, and what the step leaves.
+
+    Parameters
+    ----------
+    settings : Settings
+    parameters, statistics, discriminator : lists of arrays
+        As in `TrainingState`. The loss is differentiated by the first alone.
+    x : (M, P)
+        Images.
+    eps : (M, D)
+        Noise.
+    dataset_size : int
+        N.
+    step : int
+        Counted from 0; weights depend on it during their warm-up.
+    operations : Operations
+        `NUMPY` or its equal.
+
+    Returns
+    -------
+    loss : scalar, nats
+        The negative objective.
+    record : StepRecord
+    """
+    encoder, decoder, prior = taken_apart(settings, parameters)
+    encode, decode = architecture(settings, operations)
+    half = len(statistics) // 2
+    mu, log_var, of_encoder = encode(encoder, statistics[:half], x, True)
+    z = reparameterise(mu, log_var, eps)
+    logits, of_decoder = decode(decoder, statistics[half:], z, True)
+    log_px = operations.bernoulli_log_likelihood(x, logits)
+    expected_log_qz = operations.estimators[settings.estimator]
+    terms = elbo_terms(log_px, z, mu, log_var, dataset_size, expected_log_qz, log_prior(settings, prior))
+    tc = total_correlation(discriminate(discriminator, z)) if discriminator else None
+    objective = settings.objective_at(step, tc)(terms)
+    values = np.array([float(getval(term)) for term in (*terms, *([] if tc is None else [tc]))])
+    return -objective, StepRecord(values, getval(z), of_encoder + of_decoder)
 
 
 def loss_and_terms(
@@ -83,38 +176,12 @@ def loss_and_terms(
     step: int,
     operations: Operations = NUMPY,
 ) -> tuple[Scalar, NDArray[np.float64]]:
-    """Loss of one batch, to be minimised, and the ELBO's terms for the record.
+    """Loss of one batch and the ELBO's terms, for networks without statistics and objectives without discriminator.
 
-    Parameters
-    ----------
-    settings : Settings
-    parameters : list of arrays
-    x : (M, P)
-        Images.
-    eps : (M, D)
-        Noise.
-    dataset_size : int
-        N.
-    step : int
-        Counted from 0; beta depends on it during warm-up.
-    operations : Operations
-        `NUMPY` or its equal.
-
-    Returns
-    -------
-    loss : scalar, nats
-        The negative objective.
-    terms : (5,)
-        The ELBO's terms as plain numbers, in the order of `ElboTerms`.
+    Parameters and returns as for `loss_and_record`, of whose record these are the terms.
     """
-    encoder, decoder = networks(settings, parameters)
-    mu, log_var = encode(encoder, x, operations.relu_layer)
-    z = reparameterise(mu, log_var, eps)
-    logits = decode(decoder, z, operations.tanh_layer, operations.linear_layer)
-    log_px = operations.bernoulli_log_likelihood(x, logits)
-    terms = elbo_terms(log_px, z, mu, log_var, dataset_size, operations.estimators[settings.estimator])
-    objective = settings.objective_at(step)(terms)
-    return -objective, np.array([float(getval(term)) for term in terms])
+    loss, record = loss_and_record(settings, parameters, [], [], x, eps, dataset_size, step, operations)
+    return loss, record.terms
 
 
 def train(
@@ -153,48 +220,87 @@ def train(
     TrainingDiverged
         A term or gradient is not finite. The state saved last is untouched.
     InputError
-        The batch is larger than the data set.
+        The batch is larger than the data set, or the estimator is not among the operations.
     """
     N, M = len(data), settings.batch
     steps_per_epoch, total = settings.steps_per_epoch(N), settings.steps(N)
-    gradient_and_terms = grad_and_aux(
-        lambda parameters, x, eps, step: loss_and_terms(settings, parameters, x, eps, N, step, operations)
-    )
-    order, order_epoch = None, -1
-    step, parameters, adam, epoch_sum, history = state
+    if settings.estimator not in operations.estimators:
+        raise InputError(
+            f"train: the estimator {settings.estimator} is for studies alone; continue this run with tcvae-ref sweep"
+        )
+    gradient_and_record = _gradient_and_record(settings, N, operations)
+    batch = batches(settings, data)
+    second_codes = _second_codes(settings, data, operations)
+    step, parameters, adam, epoch_sum, history, statistics, adversary = state
     while step < total and not stop():
-        epoch, nth = divmod(step, steps_per_epoch)
-        if order is None or epoch != order_epoch:
-            order, order_epoch = epoch_order(settings.seed, epoch, N), epoch
-        x = data.images.take(order[nth * M : (nth + 1) * M], DTYPE)
+        x = data.images.take(batch(step), DTYPE)
         eps = step_noise(settings.seed, step, M, settings.latent)
-        gradient, terms = _finite(gradient_and_terms, parameters, x, eps, step)
+        with _divergence_said(step):
+            gradient, record = gradient_and_record(parameters, statistics, adversary.discriminator, x, eps, step)
+            require_finite(record.terms, *gradient)
+        adam_step(parameters, gradient, adam, step + 1, settings.learning_rate, update=operations.adam_update)
+        values, statistics = record.terms, record.statistics
+        if adversary.discriminator:
+            with _divergence_said(step):
+                z_second = second_codes(parameters, statistics, step)
+                loss = adversary_step(settings, adversary, record.z, z_second, step, operations.adam_update)
+            values = np.append(values, loss)
         step += 1
-        adam_step(parameters, gradient, adam, step, settings.learning_rate, update=operations.adam_update)
-        epoch_sum = epoch_sum + terms
-        if nth + 1 == steps_per_epoch:
+        epoch_sum = epoch_sum + values
+        if step % steps_per_epoch == 0:
             history = np.vstack([history, epoch_sum / steps_per_epoch])
             epoch_sum = np.zeros_like(epoch_sum)
-        state = TrainingState(step, parameters, adam, epoch_sum, history)
+        state = TrainingState(step, parameters, adam, epoch_sum, history, statistics, adversary)
         save(state)
-        progress(step, total, ElboTerms(*terms))
+        progress(step, total, ElboTerms(*values[: len(ElboTerms._fields)]))
     return state
 
 
-def _finite(
-    gradient_and_terms: Callable[..., tuple[list[Array], NDArray[np.float64]]],
-    parameters: list[Array],
-    x: Array,
-    eps: Array,
-    step: int,
-) -> tuple[list[Array], NDArray[np.float64]]:
-    """Gradient and terms of a step, or the news that they are not finite."""
-    remedy = "lower the learning rate or beta, or warm beta up"
+def _gradient_and_record(
+    settings: Settings, dataset_size: int, operations: Operations
+) -> Callable[..., tuple[list[Array], StepRecord]]:
+    """Differentiate `loss_and_record` by the parameters: a function of what changes from step to step."""
+
+    def loss_and_aux(
+        parameters: list[Array], statistics: list[Array], discriminator: list[Array], x: Array, eps: Array, step: int
+    ) -> tuple[Scalar, tuple[Any, ...]]:
+        given = (settings, parameters, statistics, discriminator, x, eps, dataset_size, step, operations)
+        loss, record = loss_and_record(*given)
+        return loss, tuple(record)  # of autograd's own kinds
+
+    gradient_and_aux = grad_and_aux(loss_and_aux)
+
+    def gradient_and_record(*changing: Any) -> tuple[list[Array], StepRecord]:
+        gradient, aux = gradient_and_aux(*changing)
+        return gradient, StepRecord(*aux)
+
+    return gradient_and_record
+
+
+def _second_codes(
+    settings: Settings, data: FactorDataset, operations: Operations
+) -> Callable[[list[Array], list[Array], int], Array]:
+    """Make a function that draws the codes (M, D) of a step's second batch, independent of its first."""
+    encode, _ = architecture(settings, operations)
+    batch = batches(settings, data, SECOND_ORDER)
+
+    def second_codes(parameters: list[Array], statistics: list[Array], step: int) -> Array:
+        x = data.images.take(batch(step), DTYPE)
+        encoder = taken_apart(settings, parameters).encoder
+        mu, log_var, _ = encode(encoder, statistics[: len(statistics) // 2], x, True)
+        return reparameterise(mu, log_var, step_noise(settings.seed, step, len(x), settings.latent, _SECOND_NOISE))
+
+    return second_codes
+
+
+@contextmanager
+def _divergence_said(step: int) -> Iterator[None]:
+    """Turn what a step refuses to go on with into the news that training diverged."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            gradient, terms = gradient_and_terms(parameters, x, eps, step)
+            yield
     except InputError as error:
-        raise TrainingDiverged(f"training diverged at step {step + 1} ({error}); {remedy}") from None
-    if not (np.isfinite(terms).all() and all(np.isfinite(np.vdot(g, g)) for g in gradient)):
-        raise TrainingDiverged(f"training diverged at step {step + 1} (its loss is not finite); {remedy}")
-    return gradient, terms
+        raise TrainingDiverged(
+            f"training diverged at step {step + 1} ({error}); lower the learning rate or the objective's weights, or "
+            "warm them up"
+        ) from None

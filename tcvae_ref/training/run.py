@@ -1,8 +1,10 @@
 """A run's folder: what was asked, where it stands, what came out.
 
 RUN/run.json        settings and data, written at the start (again when the epochs are raised)
-RUN/checkpoint.npz  parameters, Adam moments, history, and the step, replaced as a whole
-RUN/history.csv     the ELBO terms of every epoch, for other programs
+RUN/checkpoint.npz  everything of a `TrainingState`, replaced as a whole
+RUN/history.csv     what is recorded of every epoch, the ELBO terms first, for other programs
+
+Format 2 adds to format 1, of version 0.4, settings, sources, statistics and the discriminator; 1 is still read.
 """
 
 import csv
@@ -20,30 +22,18 @@ import tcvae_ref
 from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, read_json, write_json
-from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.training.adam import AdamState
-from tcvae_ref.training.loop import TrainingState, initial_state
-from tcvae_ref.training.settings import Settings
+from tcvae_ref.training.adversary import Adversary
+from tcvae_ref.training.loop import TrainingState, initial_state, recorded
+from tcvae_ref.training.settings import ADDED, Settings
+from tcvae_ref.training.sources import DataSource
+from tcvae_ref.types import Array
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""Those that are read."""
+_DIGEST_ROWS = 4096  # read at a time
 FILES = _SETTINGS, _CHECKPOINT, _HISTORY = "run.json", "checkpoint.npz", "history.csv"
-
-
-class DataSource(NamedTuple):
-    """Where a run's images come from: a grid by name or sizes, or else a file."""
-
-    grid: str | tuple[int, ...] | None
-    file: str | None
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "DataSource":
-        """Read back from run.json."""
-        grid, file = content["grid"], content["file"]
-        if isinstance(grid, list) and all(isinstance(size, int) for size in grid):
-            grid = tuple(grid)
-        if not (isinstance(grid, str | tuple) and file is None) and not (grid is None and isinstance(file, str)):
-            raise InputError(f"data: grid {grid!r} and file {file!r}; one is a name or sizes, the other null")
-        return cls(grid, file)
 
 
 class Run(NamedTuple):
@@ -53,7 +43,7 @@ class Run(NamedTuple):
     settings: Settings
     source: DataSource
     data_digest: str
-    """SHA-256 of the images and classes."""
+    """SHA-256 of the images, classes and weights (`digest`)."""
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, source: DataSource, data: FactorDataset) -> "Run":
@@ -103,12 +93,12 @@ class Run(NamedTuple):
         if not (folder / _SETTINGS).is_file():
             raise InputError(f"{folder}: holds no run ({_SETTINGS} is missing); train one with --out {folder}")
         content = read_json(folder / _SETTINGS)
-        if content.get("format") != FORMAT:
-            raise InputError(f"{folder / _SETTINGS}: format {content.get('format')!r}; this version reads {FORMAT}")
+        _check_format(folder / _SETTINGS, content.get("format"))
         try:
             settings = Settings.from_json(content["settings"])
             data = content["data"]
-            return cls(folder, settings, DataSource.from_json(data), data["sha256"])
+            source = DataSource.from_json({name: value for name, value in data.items() if name != "sha256"})
+            return cls(folder, settings, source, data["sha256"])
         except (KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{folder / _SETTINGS}: damaged ({error}); start a new run") from None
 
@@ -126,13 +116,12 @@ class Run(NamedTuple):
             archive.array("position", np.frombuffer(json.dumps(position).encode(), np.uint8))
             archive.array("epoch_sum", state.epoch_sum)
             archive.array("history", state.history)
-            groups = {"parameter": state.parameters, "first": state.adam.first, "second": state.adam.second}
-            for name, arrays in groups.items():
+            for name, arrays in _lists(state).items():
                 for i, array in enumerate(arrays):
                     archive.array(f"{name}_{i}", array)
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["epoch", *ElboTerms._fields])
+        rows.writerow(["epoch", *recorded(self.settings)])
         rows.writerows([epoch + 1, *map(repr, terms)] for epoch, terms in enumerate(state.history.tolist()))
         with atomic_write(self.folder / _HISTORY) as file:
             file.write(text.getvalue().encode())
@@ -156,24 +145,55 @@ class Run(NamedTuple):
                 step, form, settings = position["step"], position["format"], position["settings"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise InputError(f"{path}: position is damaged; start a new run") from None
-            if form != FORMAT:
-                raise InputError(f"{path}: format {form!r}; this version reads {FORMAT}")
-            parameters, first, second = (
-                [_like(archive, f"{name}_{i}", array) for i, array in enumerate(fresh.parameters)]
-                for name in ("parameter", "first", "second")
-            )
-            if settings != _lasting(self.settings):
+            _check_format(path, form)
+            lists = {
+                name: [_like(archive, f"{name}_{i}", array) for i, array in enumerate(arrays)]
+                for name, arrays in _lists(fresh).items()
+            }
+            if _completed(settings) != _lasting(self.settings):
                 raise InputError(f"{path}: was made with other settings than {_SETTINGS} holds; restore that file")
             steps_per_epoch = self.settings.steps_per_epoch(dataset_size)
             step = whole_number(str(path), "step", step, 0, self.settings.steps(dataset_size))
-            history = np.empty((step // steps_per_epoch, len(ElboTerms._fields)))
+            history = np.empty((step // steps_per_epoch, len(recorded(self.settings))))
             return TrainingState(
-                step,
-                parameters,
-                AdamState(first, second),
-                _like(archive, "epoch_sum", fresh.epoch_sum),
-                _like(archive, "history", history),
+                step=step,
+                parameters=lists["parameter"],
+                adam=AdamState(lists["first"], lists["second"]),
+                epoch_sum=_like(archive, "epoch_sum", fresh.epoch_sum),
+                history=_like(archive, "history", history),
+                statistics=lists["statistic"],
+                adversary=Adversary(
+                    lists["discriminator"], AdamState(lists["discriminator_first"], lists["discriminator_second"])
+                ),
             )
+
+
+def _lists(state: TrainingState) -> dict[str, list[Array]]:
+    """The lists of arrays in a state, by the names their arrays have in a checkpoint."""
+    of_adversary = state.adversary.adam
+    return {
+        "parameter": state.parameters,
+        "first": state.adam.first,
+        "second": state.adam.second,
+        "statistic": state.statistics,
+        "discriminator": state.adversary.discriminator,
+        "discriminator_first": of_adversary.first,
+        "discriminator_second": of_adversary.second,
+    }
+
+
+def _check_format(path: Path, form: Any) -> None:
+    if form not in FORMATS:
+        raise InputError(
+            f"{path}: format {form!r}; this version reads {' and '.join(map(str, FORMATS))}: take the version of "
+            "tcvae-ref that wrote it"
+        )
+
+
+def _completed(settings: Any) -> Any:
+    """The settings in a checkpoint, with the defaults of those that were not there when it was written."""
+    defaults = _lasting(Settings())
+    return {**{name: defaults[name] for name in ADDED}, **settings} if isinstance(settings, dict) else settings
 
 
 def _lasting(settings: Settings) -> dict[str, Any]:
@@ -202,9 +222,14 @@ def _like(archive: NpzReader, name: str, expected: Any) -> Any:
 
 
 def digest(data: FactorDataset) -> str:
-    """SHA-256 of the images and their classes, hexadecimal."""
-    sha = hashlib.sha256(np.ascontiguousarray(data.images.rows).data)
+    """SHA-256 of the images, their classes and, where there are any, their weights, hexadecimal."""
+    sha = hashlib.sha256()
+    rows = data.images.rows
+    for start in range(0, len(rows), _DIGEST_ROWS):  # the rows may be mapped from a file larger than memory
+        sha.update(np.ascontiguousarray(rows[start : start + _DIGEST_ROWS]).data)
     sha.update(np.ascontiguousarray(data.classes).data)
+    if data.weights is not None:
+        sha.update(np.ascontiguousarray(data.weights).data)
     return sha.hexdigest()
 
 

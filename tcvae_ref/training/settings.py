@@ -15,14 +15,23 @@ from tcvae_ref.types import Scalar
 
 ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch")
 """The estimators that work on a batch, by their names on the command line."""
+STUDY_ESTIMATORS = ("mss-column-weighted",)
+"""Estimators that only `tcvae_ref.studies` trains with: published mistakes, kept to measure what they cost."""
 
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "vae": (),
     "beta-vae": ("beta", "beta_warm_up"),
-    "beta-tcvae": ("alpha", "beta", "gamma", "beta_warm_up"),
+    "beta-tcvae": ("alpha", "beta", "gamma", "beta_warm_up", "alpha_warm_up", "gamma_warm_up"),
+    "factor-vae": ("tc_weight", "tc_weight_warm_up", "discriminator", "discriminator_rate"),
 }
-"""The objectives, and which of the settings' weights enter each."""
+"""The objectives, and which of the settings enter each and not all."""
+PRIORS = ("normal", "laplace", "flow")
+"""Priors p(z): standard normal, Laplace of scale 1, factorial normalising flow (`tcvae_ref.priors`)."""
+NETWORKS: dict[str, tuple[str, ...]] = {"mlp": ("encoder", "decoder"), "conv": ()}
+"""Networks (`tcvae_ref.networks`, `tcvae_ref.conv_networks`), and which of the settings enter each alone."""
 
+_WEIGHTS = ("alpha", "beta", "gamma", "tc_weight")
+_WIDTHS = ("encoder", "decoder", "discriminator")
 _MOST = 2**31 - 1  # of any size
 
 
@@ -31,9 +40,9 @@ class Settings:
     """What to train and how. Checked when made; the defaults are the preset `hearts`."""
 
     objective: str = "beta-tcvae"
-    """vae (eq. 1, beta = 1), beta-vae (eq. 1) or beta-tcvae (eq. 4)."""
+    """vae (eq. 1, beta = 1), beta-vae (eq. 1), beta-tcvae (eq. 4) or factor-vae (Kim & Mnih 2018, eq. 2)."""
     estimator: str = "mws"
-    """How log q(z) is estimated from a batch: one of `ESTIMATORS`."""
+    """How log q(z) is estimated from a batch: one of `ESTIMATORS`; all but beta-tcvae only record what it says."""
     alpha: float = 1.0
     """Weight of the index-code mutual information (beta-tcvae)."""
     beta: float = 20.0
@@ -53,19 +62,45 @@ class Settings:
     epochs: int = 250
     learning_rate: float = 1e-3
     seed: int = 1
+    alpha_warm_up: int = 0
+    """Steps over which alpha rises linearly from 0."""
+    gamma_warm_up: int = 0
+    """Steps over which gamma rises linearly from 0."""
+    tc_weight: float = 35.0
+    """Weight of the discriminator's TC on top of the ELBO (factor-vae), the gamma of Kim & Mnih: as strong as
+    beta = 1 + tc_weight in beta-tcvae."""
+    tc_weight_warm_up: int = 0
+    """Steps over which tc_weight rises linearly from 0."""
+    discriminator: tuple[int, ...] = (256, 256, 256)
+    """Widths of the discriminator's hidden layers (factor-vae)."""
+    discriminator_rate: float = 1e-4
+    """Learning rate of the discriminator's Adam, whose decay rates are 0.5 and 0.9 (factor-vae)."""
+    prior: str = "normal"
+    """p(z): one of `PRIORS`."""
+    network: str = "mlp"
+    """One of `NETWORKS`; conv is the paper's for 3D Faces, for images of 64 x 64 pixels."""
 
     def __post_init__(self) -> None:
         checks.option("settings", "objective", self.objective, OBJECTIVES)
-        checks.option("settings", "estimator", self.estimator, ESTIMATORS)
-        for name in ("alpha", "beta", "gamma"):
+        checks.option("settings", "estimator", self.estimator, (*ESTIMATORS, *STUDY_ESTIMATORS))
+        checks.option("settings", "prior", self.prior, PRIORS)
+        checks.option("settings", "network", self.network, NETWORKS)
+        for name in _WEIGHTS:
             checks.real_number("settings", name, getattr(self, name), 0.0)
-        checks.real_number("settings", "learning_rate", self.learning_rate, 0.0, above=True)
-        for name, least in (("beta_warm_up", 0), ("latent", 1), ("batch", 1), ("epochs", 1), ("seed", 0)):
+            checks.whole_number("settings", f"{name}_warm_up", getattr(self, f"{name}_warm_up"), 0, _MOST)
+        for name in ("learning_rate", "discriminator_rate"):
+            checks.real_number("settings", name, getattr(self, name), 0.0, above=True)
+        for name, least in (("latent", 1), ("batch", 1), ("epochs", 1), ("seed", 0)):
             checks.whole_number("settings", name, getattr(self, name), least, _MOST)
-        for name in ("encoder", "decoder"):
+        for name in _WIDTHS:
             for width in getattr(self, name):
                 checks.whole_number("settings", f"{name} width", width, 1, _MOST)
-        if self.batch < 2 and self.estimator in ("mss", "symmetric-mss"):
+        if self.batch < 2 and self.network == "conv":
+            raise InputError(
+                f"settings: batch={self.batch} is too small for the network conv, which normalises by the batch; use "
+                "a batch of at least 2"
+            )
+        if self.batch < 2 and self.estimator not in ("mws", "minibatch"):
             raise InputError(
                 f"settings: batch={self.batch} is too small for {self.estimator}, whose weights divide by "
                 "batch - 1; use a batch of at least 2"
@@ -84,18 +119,42 @@ class Settings:
         """Steps of the whole run."""
         return self.steps_per_epoch(dataset_size) * self.epochs
 
+    def idle(self, name: str) -> str | None:
+        """What keeps a setting from having a part in this run, in words; None if it has one."""
+        for kind, chosen, options in (
+            ("objective", self.objective, OBJECTIVES),
+            ("network", self.network, NETWORKS),
+        ):
+            if name not in options[chosen] and any(name in names for names in options.values()):
+                return f"the {kind} {chosen}"
+        return None
+
+    def weight_at(self, name: str, step: int) -> float:
+        """Weight alpha, beta, gamma or tc_weight at a step, counted from 0."""
+        weight, warm_up = getattr(self, name), getattr(self, f"{name}_warm_up")
+        return float(weight * min(1.0, step / warm_up) if warm_up else weight)
+
     def beta_at(self, step: int) -> float:
         """Weight beta at a step, counted from 0."""
-        return self.beta * min(1.0, step / self.beta_warm_up) if self.beta_warm_up else self.beta
+        return self.weight_at("beta", step)
 
-    def objective_at(self, step: int) -> Callable[[ElboTerms], Scalar]:
-        """Objective of a step, counted from 0, as a function of the ELBO's terms."""
-        beta = self.beta_at(step)
+    def objective_at(self, step: int, total_correlation: Scalar | None = None) -> Callable[[ElboTerms], Scalar]:
+        """Objective of a step, counted from 0, as a function of the ELBO's terms.
+
+        Parameters
+        ----------
+        step : int
+        total_correlation : scalar, optional
+            TC by the discriminator, which factor-vae needs and the others leave alone.
+        """
+        alpha, beta, gamma, tc_weight = (self.weight_at(name, step) for name in _WEIGHTS)
         if self.objective == "vae":
             return objectives.vae
         if self.objective == "beta-vae":
             return lambda terms: objectives.beta_vae(terms, beta)
-        return lambda terms: objectives.beta_tcvae(terms, beta, self.alpha, self.gamma)
+        if self.objective == "factor-vae":
+            return lambda terms: objectives.factor_vae(terms, total_correlation, tc_weight)
+        return lambda terms: objectives.beta_tcvae(terms, beta, alpha, gamma)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `from_json`."""
@@ -103,21 +162,28 @@ class Settings:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Settings":
-        """Read back what `to_json` wrote.
+        """Read back what `to_json` wrote, or version 0.4, which had none of the settings in `ADDED`.
 
         Raises
         ------
         InputError, TypeError
             A setting is missing, unknown, or not allowed.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
         for name in content:
-            checks.option("settings", "setting", name, names)
-        missing = [name for name in names if name not in content]
+            checks.option("settings", "setting", name, defaults)
+        content = {**{name: defaults[name] for name in ADDED}, **content}
+        missing = [name for name in defaults if name not in content]
         if missing:
             raise InputError(f"settings: {', '.join(missing)} missing; start a new run")
-        layers = {name: tuple(content[name]) for name in ("encoder", "decoder")}
-        return cls(**{**content, **layers})
+        return cls(**{**content, **{name: tuple(content[name]) for name in _WIDTHS}})
+
+
+ADDED = (
+    *("alpha_warm_up", "gamma_warm_up", "tc_weight", "tc_weight_warm_up", "discriminator", "discriminator_rate"),
+    *("prior", "network"),
+)
+"""Settings younger than version 0.4; their defaults are what that version did."""
 
 
 PRESETS: dict[str, Settings] = {
@@ -131,7 +197,9 @@ PRESETS: dict[str, Settings] = {
         epochs=50,
         learning_rate=1e-3,
         seed=0,
+        discriminator=(1000,) * 6,
     ),
 }
 """`hearts`: two minutes on a laptop, in which latents come to stand for position and scale. `paper`: the networks,
-batch, epochs and learning rate of the paper's experiments on dSprites, with the beta its README recommends."""
+batch, epochs and learning rate of the paper's experiments on dSprites, with the beta its README recommends, and the
+discriminator and tc_weight of Kim & Mnih."""

@@ -1,0 +1,51 @@
+"""Which inputs a step sees, from the seed and the step alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.training.settings import Settings
+
+ORDER, SECOND_ORDER = 1, 4  # streams of random numbers
+
+
+def epoch_order(seed: int, epoch: int, dataset_size: int, stream: int = ORDER) -> NDArray[np.int64]:
+    """The order in which an epoch visits the data : (N,)."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(dataset_size)
+
+
+def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Callable[[int], NDArray[np.int64]]:
+    """Make a function from a step, counted from 0, to its batch : (M,), indices of inputs.
+
+    Without weights every epoch visits the data once, in an order of its own, a remainder below M left out. With weights
+    each batch is M independent draws from p(n), with replacement, and an epoch is only as many of them.
+
+    Parameters
+    ----------
+    settings : Settings
+    data : FactorDataset
+    stream : int
+        `ORDER`, or `SECOND_ORDER` for batches independent of those.
+    """
+    N, M, seed = len(data), settings.batch, settings.seed
+    steps_per_epoch = settings.steps_per_epoch(N)
+    if data.weights is not None:
+        cumulative = np.cumsum(data.weights)
+        cumulative /= cumulative[-1]
+
+        def drawn(step: int) -> NDArray[np.int64]:
+            return np.searchsorted(cumulative, np.random.default_rng([seed, stream, step]).random(M), side="right")
+
+        return drawn
+    kept: dict[int, NDArray[np.int64]] = {}  # the order of one epoch
+
+    def in_order(step: int) -> NDArray[np.int64]:
+        epoch, nth = divmod(step, steps_per_epoch)
+        if epoch not in kept:
+            kept.clear()
+            kept[epoch] = epoch_order(seed, epoch, N, stream)
+        return kept[epoch][nth * M : (nth + 1) * M]
+
+    return in_order

@@ -1,0 +1,147 @@
+"""Where a run's images come from, in words that go into its run.json."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tcvae_ref import checks
+from tcvae_ref.checks import InputError
+from tcvae_ref.data.dsprites import grid as dsprites_grid
+from tcvae_ref.data.dsprites import render
+from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.data.sprite_files import read_npz
+from tcvae_ref.types import ProgressHook
+
+KINDS = ("grid", "file", "heads", "faces", "celeba", "folder")
+"""What images can come from; a source is exactly one of them."""
+PHOTOGRAPHS = ("celeba", "folder")
+"""Those of any size, which are cropped and resized."""
+CELEBA_CROP = 148
+"""The usual `DataSource.crop` of CelebA, of 178 x 218 pixels."""
+
+
+class DataSource(NamedTuple):
+    """Where a run's images come from: one of `KINDS`, the others None."""
+
+    grid: str | tuple[int, ...] | None = None
+    """dSprites to render, by name or sizes."""
+    file: str | None = None
+    """An npz of the dSprites form."""
+    heads: str | tuple[int, ...] | None = None
+    """Synthetic heads to render, by name or sizes."""
+    faces: str | None = None
+    """A file with the tensor of the Basel faces."""
+    celeba: str | None = None
+    """The folder of CelebA."""
+    folder: str | None = None
+    """A folder of images."""
+    crop: int | None = None
+    """Side of the centre crop of photographs, pixels; None: the whole picture."""
+    limit: int | None = None
+    """Photographs to take at most; None: all."""
+    correlated: tuple[str, str, str] | None = None
+    """Two factors that are drawn together, and how (`tcvae_ref.data.correlated`)."""
+
+    @property
+    def kind(self) -> str:
+        """The one of `KINDS` that is named.
+
+        Raises
+        ------
+        InputError
+            None is named, or more than one.
+        """
+        named = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(named) != 1:
+            given = ", ".join(f"{kind} {getattr(self, kind)!r}" for kind in named) or "nothing"
+            raise InputError(f"data: {given} is named; one of {', '.join(KINDS)} is needed")
+        return named[0]
+
+    def checked(self) -> "DataSource":
+        """Itself, when it names one source in full.
+
+        Raises
+        ------
+        InputError, TypeError
+            It names none or several, or an option of another kind, or a value is of the wrong kind.
+        """
+        kind = self.kind
+        value = getattr(self, kind)
+        sizes = kind in ("grid", "heads") and isinstance(value, tuple) and all(isinstance(size, int) for size in value)
+        if not (isinstance(value, str) or sizes):
+            raise InputError(f"data: {kind} is {value!r}; a name{' or sizes' if kind in ('grid', 'heads') else ''}")
+        for name in ("crop", "limit"):
+            if getattr(self, name) is not None:
+                checks.whole_number("data", name, getattr(self, name), 1)
+                if kind not in PHOTOGRAPHS:
+                    raise InputError(f"data: {name} is for {' and '.join(PHOTOGRAPHS)}; leave it out for {kind}")
+        pair = self.correlated
+        if pair is not None and not (len(pair) == 3 and all(isinstance(word, str) for word in pair)):
+            raise InputError(f"data: correlated is {pair!r}; two factors and how they are correlated are needed")
+        return self
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "DataSource":
+        """Read back from run.json.
+
+        Raises
+        ------
+        InputError, TypeError
+            As `checked` does, or an entry is unknown.
+        """
+        for name in content:
+            checks.option("data", "entry", name, cls._fields)
+        entries: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**entries).checked()
+
+
+def load_source(source: DataSource, progress: ProgressHook | None = None) -> FactorDataset:
+    """Render or read the images of a source.
+
+    Parameters
+    ----------
+    source : DataSource
+    progress : function, optional
+        Called as progress(done, total), in images.
+
+    Returns
+    -------
+    FactorDataset
+
+    Raises
+    ------
+    InputError, TypeError
+        The source names none or several kinds, or an unknown grid or factor; a file is damaged or of another form.
+    OSError
+        A file cannot be read.
+    """
+    data = _images(source.checked(), progress)
+    if source.correlated is None:
+        return data
+    from tcvae_ref.data.correlated import correlated
+
+    first, second, how = source.correlated
+    return correlated(data, (first, second), how)
+
+
+def _images(source: DataSource, progress: ProgressHook | None) -> FactorDataset:
+    """The images of a source, every one as probable as the others; readers are imported when they are called."""
+    if source.grid is not None:
+        return render(dsprites_grid(source.grid), progress=progress)
+    if source.file is not None:
+        return read_npz(Path(source.file), progress)
+    if source.heads is not None:
+        from tcvae_ref.data.heads import heads
+
+        return heads(source.heads, progress=progress)
+    if source.faces is not None:
+        from tcvae_ref.data.faces import read_faces
+
+        return read_faces(Path(source.faces), progress=progress)
+    if source.celeba is not None:
+        from tcvae_ref.data.celeba import read_celeba
+
+        return read_celeba(Path(source.celeba), crop=source.crop, limit=source.limit, progress=progress)
+    from tcvae_ref.data.image_folder import read_folder
+
+    assert source.folder is not None
+    return read_folder(Path(source.folder), crop=source.crop, limit=source.limit, progress=progress)
