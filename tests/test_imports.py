@@ -11,12 +11,19 @@ import tcvae_kernels
 import tcvae_ref
 
 PACKAGE = Path(tcvae_ref.__file__).parent
-REFERENCE = ("gaussian", "likelihood", "estimators", "decomposition", "objectives", "networks", "checks", "types")
+REFERENCE = (
+    *("gaussian", "likelihood", "estimators", "decomposition", "objectives", "priors", "checks", "types"),
+    *("networks", "convolution", "conv_networks", "discriminator"),
+)
 ROOMS = {
     "data": {"checks", "types", "files"},
     "metrics": {*REFERENCE, "files"},
     "training": {*REFERENCE, "data", "files"},
     "oracle": {*REFERENCE, "files", "progress"},
+    "studies": {
+        *(*REFERENCE, "data", "training", "metrics", "files"),
+        *("representations", "scores", "evaluation", "figures"),
+    },
 }
 ALONE = {
     "files": {"checks"},
@@ -26,11 +33,16 @@ ALONE = {
     "evaluation": {*REFERENCE, "data", "metrics", "representations", "scores"},
     "figures": {*REFERENCE, "data", "metrics", "files"},
 }
-COMMAND_LINE = {"cli", "command_parts", "evaluate_commands"}
+COMMAND_LINE = {"cli", "command_parts", "evaluate_commands", "studies_commands"}
 """The only modules that put rooms together; nothing but they imports them."""
 EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest", "matplotlib"}
 """What single modules of the oracle use; frameworks are imported by their names, by the adapters."""
-EXTRAS = {"oracle": EXTRAS_OF_THE_ORACLE, "metrics": {"sklearn", "dask"}}
+EXTRAS = {
+    "oracle": EXTRAS_OF_THE_ORACLE,
+    "metrics": {"sklearn", "dask"},
+    "data": {"PIL", "torch"},
+    "studies": {"joblib", "distributed", "threadpoolctl", "matplotlib", "pyarrow", "PIL"},
+}
 """What single modules of a room use, and import when they are called or are not imported without."""
 
 HEAVY = (
@@ -45,6 +57,7 @@ HEAVY = (
     "sklearn",
     "PIL",
     "dask",
+    "joblib",
 )
 
 

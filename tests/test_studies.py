@@ -1,0 +1,572 @@
+"""Studies: files that are read with care, runs that are done once whatever happens, numbers that can be trusted."""
+
+import argparse
+import base64
+import dataclasses
+import html.parser
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from autograd import grad
+from scipy.stats import mannwhitneyu
+
+from tcvae_ref import InputError, studies_commands
+from tcvae_ref.estimators import expected_log_qz_mss, expected_log_qz_symmetric_mss, log_qz_exact, log_weights_mss
+from tcvae_ref.metrics import factor_vae_metric
+from tcvae_ref.representations import Representation
+from tcvae_ref.studies import bias, column_weights, results, sensitivity, study, table
+from tcvae_ref.studies import figures as study_figures
+from tcvae_ref.studies.bias import Cell
+from tcvae_ref.studies.statistics import bootstrap, quartiles, shift
+from tcvae_ref.training import Run, Settings
+
+ABOUT = {"title": "A study", "claim": "That it works.", "figure": "lines", "seeds": [0, 1], "series": ["objective"]}
+BASE = {
+    "data": {"grid": [1, 2, 1, 6, 6]},
+    "encoder": [8],
+    "decoder": [8],
+    "latent": 2,
+    "batch": 16,
+    "epochs": 2,
+    "estimator": "mss",
+}
+TOML = """
+[study]
+title = "A study"
+claim = "That it works."
+figure = "trade-off"
+seeds = [0, 1, 2, 3, 4]
+series = ["objective"]
+[base]
+data = { grid = [1, 2, 1, 6, 6] }
+encoder = [16]
+decoder = [16]
+latent = 2
+batch = 16
+epochs = 60
+estimator = "mss"
+[grid]
+objective = ["beta-vae", "beta-tcvae"]
+beta = [1, 4]
+"""
+MAIN = """
+import argparse, sys
+from tcvae_ref import studies_commands
+parser = argparse.ArgumentParser()
+studies_commands.add_sweep(parser)
+arguments = parser.parse_args(sys.argv[1:])
+if __name__ == "__main__":
+    sys.exit(arguments.run(arguments))
+"""
+
+
+def parse(about=None, base=None, grid=None, **tables):
+    return study.parse(
+        "s", {"study": {**ABOUT, **(about or {})}, "base": {**BASE, **(base or {})}, "grid": grid, **tables}
+    )
+
+
+def command(*arguments):
+    """The command as another process runs it."""
+    return [sys.executable, "-c", MAIN, *map(str, arguments)]
+
+
+def sweep(*arguments):
+    parser = argparse.ArgumentParser()
+    studies_commands.add_sweep(parser)
+    parsed = parser.parse_args([str(a) for a in arguments])
+    return parsed.run(parsed)
+
+
+def figures(folder, out=None):
+    return studies_commands.draw_study(argparse.Namespace(folder=Path(folder), out=out))
+
+
+class TestFiles:
+    def test_lists_are_multiplied_and_blocks_put_one_after_the_other(self):
+        of = parse(
+            grid=[{"objective": ["beta-vae", "beta-tcvae"], "beta": [1, 4, 16]}, {"objective": "vae", "latent": [2, 3]}]
+        )
+        told = [(r.settings.objective, r.settings.beta, r.settings.latent, r.settings.seed) for r in of.runs]
+        products = [
+            (o, float(b), 2, seed) for o, b, seed in itertools.product(("beta-vae", "beta-tcvae"), (1, 4, 16), (0, 1))
+        ]
+        assert told == products + [("vae", Settings().beta, latent, seed) for latent in (2, 3) for seed in (0, 1)]
+
+    def test_what_has_no_part_in_a_run_makes_no_second_one(self):
+        of = parse(grid={"objective": ["vae", "beta-vae"], "beta": [1, 4], "gamma": [0, 1]})
+        assert len(of.runs) == len({run.key for run in of.runs}) == 2 + 2 * 2
+
+    def test_studies_share_what_is_the_same(self):
+        one, other = (parse(about=about, grid={"beta": [1.0, 4]}) for about in ({}, {"title": "B", "seeds": [1, 7]}))
+        shared = {run.key for run in one.runs} & {run.key for run in other.runs}
+        assert shared == {run.key for run in one.runs if run.settings.seed == 1}
+
+    @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings) if f.name != "seed"])
+    def test_every_setting_changes_the_key(self, name):
+        (run,) = parse(about={"seeds": [0]}, grid={"objective": "beta-tcvae"}).runs
+        value = getattr(run.settings, name)
+        changed = run.settings.to_json() | {name: [*value, 8] if isinstance(value, tuple) else f"{value}!"}
+        assert study.key(changed) != study.key(run.settings.to_json())
+
+    def test_data_changes_the_key(self):
+        keys = [
+            parse(about={"seeds": [0]}, base={"data": {"grid": grid}}, grid={"beta": 1}).runs[0].key
+            for grid in ([1, 2, 1, 6, 6], [1, 2, 1, 6, 7], "hearts")
+        ]
+        assert len(set(keys)) == 3
+
+    @pytest.mark.parametrize(
+        ("tables", "said"),
+        [
+            ({"grid": {"betta": [1]}}, "did you mean 'beta'"),
+            ({"grid": {"beta": [1]}, "about": {"figure": "trade"}}, "did you mean 'trade-off'"),
+            ({"grid": {"beta": [1]}, "about": {"metrics": ["factor_vae"]}}, "did you mean 'factor-vae'"),
+            ({"grid": {"beta": [1]}, "about": {"serie": ["beta"]}}, "did you mean 'series'"),
+            ({"grid": {"beta": [1]}, "about": {"series": ["objectiv"]}}, "did you mean 'objective'"),
+            ({"grid": {"objective": ["beta-tcvea"]}}, "did you mean 'beta-tcvae'"),
+            ({"grid": {"beta": [1]}, "base": {"data": {"gird": "hearts"}}}, "did you mean 'grid'"),
+            ({"grid": {"beta": []}}, "empty list"),
+            ({"grid": {"beta": [-1]}}, "at least 0"),
+            ({"grid": {"seed": [1, 2]}}, "list the seeds in [study]"),
+            ({"grid": {"beta": [1]}, "about": {"seeds": []}}, "list of whole numbers"),
+            ({"grid": {"beta": [1]}, "about": {"title": " "}}, "a text is needed"),
+            ({"grid": {"beta": [1]}, "sensitivity": {}}, "needs the tables"),
+            ({"grid": {"beta": [1]}, "about": {"figure": "bias"}}, "needs the tables [study] and [bias]"),
+            ({"grid": {"beta": [1]}, "grdi": {}}, "did you mean 'grid'"),
+            ({"grid": {"beta": list(range(6000))}}, "more than 10,000 runs"),
+        ],
+    )
+    def test_mistakes_are_answered(self, tables, said):
+        with pytest.raises(InputError) as error:
+            parse(**tables)
+        assert said in str(error.value)
+
+    def test_a_file_that_is_no_toml(self, tmp_path):
+        (tmp_path / "a.toml").write_text("[study\n")
+        with pytest.raises(InputError, match="not TOML"):
+            study.read(tmp_path / "a.toml")
+        with pytest.raises(InputError, match="did you mean 'trade-off'"):
+            study.find("trade-of")
+
+    def test_what_ships_can_be_read(self):
+        asked = {name: study.read(path) for name, path in study.shipped().items()}
+        assert len(asked) == 8
+        for of in asked.values():
+            assert of.figure == "bias" or len({run.settings.seed for run in of.runs}) >= 5
+        keys = {name: {run.key for run in of.runs} for name, of in asked.items()}
+        assert keys["total-correlation"] >= keys["trade-off"] & keys["systems"] != set()
+        assert keys["alpha-gamma"] & keys["column-weights"] & keys["trade-off"]
+
+
+class TestColumnWeights:
+    """The published matrix: as the oracle of the estimators' tests has it, statement by statement."""
+
+    @pytest.mark.parametrize(("M", "N"), [(2, 2), (2, 9), (5, 40), (8, 8)])
+    def test_it_is_the_published_one(self, M, N):
+        m = M - 1
+        W = torch.full((M, M), 1 / m, dtype=torch.float64)
+        W.view(-1)[:: m + 1] = 1 / N
+        W.view(-1)[1 :: m + 1] = (N - m) / (N * m)
+        W[m - 1, 0] = (N - m) / (N * m)
+        np.testing.assert_allclose(np.exp(column_weights.log_weights_column_weighted_mss(M, N)), W.numpy(), rtol=1e-14)
+        if M > 2:
+            assert np.abs(W.numpy() - np.exp(log_weights_mss(M, N))).max() > 0.01
+
+    def test_values_and_gradients_agree_with_torch(self):
+        rng, N = np.random.default_rng(0), 30
+        arrays = [rng.standard_normal((6, 3)) for _ in range(3)]
+        log_w = torch.tensor(column_weights.log_weights_column_weighted_mss(6, N))
+        z, mu, log_var = tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+        L = torch.distributions.Normal(mu, (0.5 * log_var).exp()).log_prob(z[:, None])
+        joint = torch.logsumexp(L.sum(2) + log_w, 1).mean()
+        marginals = torch.logsumexp(L + log_w[..., None], 1).sum(1).mean()
+        (joint - marginals).backward()
+        for estimator in (column_weights.expected_log_qz_column_weighted_mss, column_weights.in_blocks):
+            assert estimator(*arrays, N) == pytest.approx((joint.item(), marginals.item()), rel=1e-12)
+            for k, tensor in enumerate(tensors):
+
+                def tc(*a, estimator=estimator):
+                    joint, marginals = estimator(*a, N)
+                    return joint - marginals
+
+                np.testing.assert_allclose(grad(tc, k)(*arrays), tensor.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+class TestStatistics:
+    def test_the_interval_is_mann_whitneys(self):
+        """A shift is inside it exactly if SciPy's exact test does not reject it."""
+        rng = np.random.default_rng(0)
+        for n, m in ((5, 5), (5, 8), (10, 6)):
+            a, b = rng.standard_normal(n) + 0.5, rng.standard_normal(m)
+            value, low, high, confidence = shift(a, b)
+            assert value == pytest.approx(np.median(np.subtract.outer(a, b)))
+            inside = [
+                mannwhitneyu(a - d, b, method="exact").pvalue > 1 - confidence + 1e-12
+                for d in (low - 1e-9, low + 1e-9, high - 1e-9, high + 1e-9)
+            ]
+            assert inside == [False, True, True, False]
+            assert confidence >= 0.95
+
+    def test_its_coverage(self):
+        rng = np.random.default_rng(1)
+        found = [shift(rng.exponential(size=5) + 2.0, rng.exponential(size=5)) for _ in range(2000)]
+        share = np.mean([low <= 2.0 <= high for _, low, high, _ in found])
+        assert share == pytest.approx(found[0].confidence, abs=0.015)
+
+    def test_too_few_seeds_are_said(self):
+        assert shift([1.0, 2.0], [0.0, 0.5]).confidence == pytest.approx(1 - 2 / 6)
+        with pytest.raises(InputError, match="at least"):
+            shift([], [1.0])
+
+    def test_bootstrap_of_a_mean(self):
+        x = np.random.default_rng(2).standard_normal(400)
+        (interval,) = bootstrap(lambda i: np.array([x[i[0]].mean()]), [len(x)], np.random.default_rng(0))
+        assert interval.value == pytest.approx(x.mean())
+        assert interval.high - interval.low == pytest.approx(2 * 1.96 * x.std() / 20, rel=0.1)
+
+    def test_matched_reconstruction(self):
+        """Two objectives on one line differ by nothing; lifted by 0.1 by just that; outside there is no number."""
+        reconstruction = np.linspace(-60, -20, 4)[:, None] + np.zeros((4, 5))
+        low = np.stack([reconstruction, -reconstruction / 100], axis=2)
+        high = low + np.array([0.0, 0.1])
+        at = np.array([-55.0, -30.0, -10.0])
+        found = results.matched(high, low, np.random.default_rng(0), at)
+        assert [interval.value for interval in found[:2]] == pytest.approx([0.1, 0.1])
+        assert [interval.low for interval in found[:2]] == pytest.approx([0.1, 0.1])
+        assert np.isnan(found[2].value)
+        assert np.isnan(found[2].low)
+
+    def test_quartiles(self):
+        assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+class TestBias:
+    def test_exact_at_the_whole_data_set(self):
+        """Symmetric MSS is exact at M = N, MSS is not; the gradients agree too."""
+        cell = Cell(40, 40, 2, 0.5, 4, 60)
+        estimators = {"symmetric-mss": expected_log_qz_symmetric_mss, "mss": expected_log_qz_mss}
+        exact, symmetric, mss = bias.measure(cell, estimators, log_qz_exact, lambda done, total: None)
+        for term in ("mutual_information", "total_correlation", "dimension_wise_kl"):
+            assert symmetric[f"bias_{term}"] == pytest.approx(0.0, abs=1e-12)
+            assert abs(mss[f"bias_{term}"]) > 1e-4 or abs(mss[f"spread_{term}"]) > 1e-3
+        assert symmetric["cosine"] == pytest.approx(exact["cosine"], abs=1e-9)
+        assert exact["cosine"] > 0.9
+
+    def test_the_exact_gradient_is_that_of_the_expectation(self):
+        """Central differences of the exact TC over the same noise."""
+        cell = Cell(30, 10, 2, 0.6, 2, 3)
+        rng = np.random.default_rng(0)
+        inputs = rng.standard_normal((30, 2))
+        noise = [np.random.default_rng(5).standard_normal((90, 2))[30 * d : 30 * d + 30] for d in range(3)]
+        got = bias._exact_gradient(cell, inputs, np.random.default_rng(5), log_qz_exact, lambda done, total: None)
+
+        def tc(theta):
+            parts = theta[:4].reshape(2, 2), theta[4:6], theta[6:]
+            terms = [bias._terms(cell, inputs, np.arange(30), eps, None, log_qz_exact)(parts) for eps in noise]
+            return np.mean([term.total_correlation for term in terms])
+
+        start = bias._flat(bias._start(cell))
+        steps = np.eye(8) * 1e-6
+        np.testing.assert_allclose(got, [(tc(start + h) - tc(start - h)) / 2e-6 for h in steps], rtol=1e-5, atol=1e-8)
+
+    def test_cells(self):
+        found = bias.cells({"N": [10, 100], "M": [20, 50], "D": [2], "sigma": [1]})
+        assert [(c.N, c.M, c.batches) for c in found] == [(100, 20, 40), (100, 50, 40)]
+        for numbers, said in (
+            ({"N": [10]}, "M, D, sigma missing"),
+            ({"N": [10], "M": [20], "D": [2], "sigma": [1]}, "every M exceeds"),
+            ({"N": [10], "M": [2], "D": [2], "sigma": [0]}, "above 0"),
+            ({"N": [10], "M": [2], "D": [2.5], "sigma": [1]}, "whole number"),
+            ({"n": [10]}, "did you mean 'N'|choose one of"),
+        ):
+            with pytest.raises(InputError, match=said):
+                bias.cells(numbers)
+
+
+class TestSensitivity:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def models(cls):
+        rng = np.random.default_rng(0)
+        classes = np.indices((5, 6, 7)).reshape(3, -1).T
+        models = []
+        for blur in (0.05, 0.4, 1.2):
+            mu = classes - classes.mean(axis=0) + blur * rng.standard_normal(classes.shape)
+            models.append(Representation("m", mu, np.full(mu.shape, -2.0), classes.astype(np.int64), ("a", "b", "c")))
+        return models
+
+    def test_rows_are_the_scores_themselves(self, models):
+        numbers = {"factor_vae_batch": [4, 64], "repeats": [2]}
+        rows = sensitivity.measure(models[1], numbers, lambda done, total: None)
+        assert len(rows) == 1 + 2 * 2
+        own = factor_vae_metric(models[1].mu, models[1].classes, 1, batch=4, variance_inputs=None).score
+        assert next(r["score"] for r in rows if (r["value"], r["repeat"]) == (4, 1)) == own
+
+    def test_few_iterations_are_no_warning(self, models):
+        numbers = {"higgins_max_iter": [1, 1000], "repeats": [1]}
+        rows = sensitivity.measure(models[2], numbers, lambda done, total: None)
+        assert rows[1]["score"] < rows[2]["score"]
+
+    def test_movements(self):
+        rows = [
+            {
+                "key": key,
+                "metric": "higgins",
+                "dial": "batch",
+                "value": value,
+                "repeat": repeat,
+                "score": score + repeat / 100,
+            }
+            for key, scores in (("a", (0.1, 0.5)), ("b", (0.2, 0.4)), ("c", (0.3, 0.3)))
+            for value, score in zip((1, 64), scores, strict=True)
+            for repeat in (0, 1)
+        ]
+        (moved,) = sensitivity.movements(rows)
+        assert moved.range == pytest.approx(0.2)
+        assert moved.noise == pytest.approx(0.01 / 2**0.5)
+        assert moved.agreement == pytest.approx(-1.0)  # the order at batch 1 is the reverse of that at 64
+
+    def test_mistakes_are_answered(self):
+        with pytest.raises(InputError, match="did you mean 'higgins_batch'"):
+            sensitivity.settings({"higgins_bach": [1]})
+        with pytest.raises(InputError, match="one number"):
+            sensitivity.settings({"repeats": [1, 2]})
+
+
+class TestSweep:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def swept(cls, tmp_path_factory):
+        """Twenty runs, undisturbed, in one process."""
+        folder = tmp_path_factory.mktemp("undisturbed")
+        (folder / "small.toml").write_text(TOML)
+        assert sweep(folder / "small.toml", "--out", folder, "--jobs", 1, "--kernels", "numpy") == 0
+        return folder
+
+    def test_every_run_is_in_the_table(self, swept):
+        rows = table.read(swept / "small" / "results.csv")
+        assert len(rows) == 20
+        assert all(row["status"] == "done" for row in rows)
+        for row in rows:
+            run = Run.open(swept / "runs" / row["key"])
+            assert run.settings.beta == row["beta"]
+            kl = row["mutual_information"] + row["total_correlation"] + row["dimension_wise_kl"]
+            assert kl == pytest.approx(row["kl"], rel=0.1)
+            assert row["elbo"] == pytest.approx(row["reconstruction"] - row["kl"], rel=1e-12)
+            assert row["mig"] == pytest.approx(np.mean([row["gap_scale"], row["gap_posX"], row["gap_posY"]]))
+            assert row["numpy"] == np.__version__
+        assert len(table.read(swept / "small" / "seconds.csv")) == 20
+
+    def test_killed_five_times(self, swept, tmp_path):
+        """The same table, byte by byte, with two workers that are killed with their parent or left behind."""
+        (tmp_path / "small.toml").write_text(TOML)
+        arguments = command(tmp_path / "small.toml", "--out", tmp_path, "--jobs", 2, "--kernels", "numpy")
+        done = 0
+        for kill in range(5):
+            process = subprocess.Popen(
+                arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None:
+                if len(list((tmp_path / "runs").glob("*/result.json"))) >= done + 2:
+                    break
+                time.sleep(0.02)
+            if kill % 2:
+                os.kill(process.pid, signal.SIGKILL)  # its workers are left to notice
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            done = len(list((tmp_path / "runs").glob("*/result.json")))
+            assert 0 < done < 20, "killed too late to prove anything"
+        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/result.json")}
+        finished = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stderr
+        assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+        assert (tmp_path / "small/results.csv").read_bytes() == (swept / "small/results.csv").read_bytes()
+        assert not list(tmp_path.rglob("*.partial"))
+
+    def test_on_a_cluster_of_two_workers(self, swept, tmp_path):
+        distributed = pytest.importorskip("distributed")
+        (tmp_path / "small.toml").write_text(TOML.replace("[0, 1, 2, 3, 4]", "[0, 1]"))
+        script = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=int(sys.argv[1]), dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+        assert distributed
+        (tmp_path / "cluster.py").write_text(script)
+        for threads in (1, 2):
+            cluster = subprocess.Popen(
+                [sys.executable, tmp_path / "cluster.py", str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            try:
+                address = cluster.stdout.readline().strip().replace("tcp://", "dask://")
+                arguments = command(tmp_path / "small.toml", "--out", tmp_path, "--kernels", "numpy", "--on", address)
+                done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+            finally:
+                cluster.communicate()
+            if threads == 1:
+                assert done.returncode == 0, done.stderr
+                lines = (swept / "small/results.csv").read_text().splitlines()
+                own = (tmp_path / "small/results.csv").read_text().splitlines()
+                assert len(own) == 9
+                assert set(own) <= set(lines)
+                for path in (tmp_path / "runs").glob("*/result.json"):
+                    path.unlink()
+            else:
+                assert done.returncode != 0
+                assert "each needs one" in done.stderr
+
+    def test_a_cluster_that_is_not_there(self, tmp_path):
+        (tmp_path / "small.toml").write_text(TOML)
+        with pytest.raises(InputError, match="dask://HOST:PORT"):
+            sweep(tmp_path / "small.toml", "--out", tmp_path, "--kernels", "numpy", "--on", "10.0.0.1")
+
+    def test_failed_runs_are_reported_and_tried_again_when_asked(self, tmp_path, capsys):
+        toml = TOML.replace("[0, 1, 2, 3, 4]", "[0]").replace("epochs = 60", "epochs = 2")
+        (tmp_path / "a.toml").write_text(toml.replace("beta = [1, 4]", "beta = [1]\nlearning_rate = [0.001, 1e30]"))
+        arguments = (tmp_path / "a.toml", "--out", tmp_path, "--jobs", 1, "--kernels", "numpy")
+        assert sweep(*arguments) == 0
+        rows = table.read(tmp_path / "a" / "results.csv")
+        assert [row["status"] for row in rows] == ["done", "failed", "done", "failed"]
+        assert "diverged" in rows[1]["reason"]
+        assert rows[1]["mig"] is None
+        assert "2 done, 2 failed" in capsys.readouterr().out
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
+        assert sweep(*arguments) == 0
+        assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
+        assert sweep(*arguments, "--retry-failed") == 0
+        changed = [p.parent.name for p, then in before.items() if p.stat().st_mtime_ns != then]
+        assert sorted(changed) == sorted(row["key"] for row in rows if row["status"] == "failed")
+
+    def test_a_study_that_wants_more_trains_nothing_again(self, swept, tmp_path):
+        store = tmp_path / "store"
+        subprocess.run(["cp", "-r", swept, store], check=True)
+        toml = TOML.replace("[0, 1, 2, 3, 4]", "[0]").replace(
+            'figure = "trade-off"', 'figure="systems"\nmetrics=["sap-r2"]'
+        )
+        (tmp_path / "more.toml").write_text(toml)
+        before = {path: path.read_bytes() for path in store.glob("runs/*/checkpoint.npz")}
+        assert sweep(tmp_path / "more.toml", "--out", store, "--jobs", 1, "--kernels", "numpy") == 0
+        assert before == {path: path.read_bytes() for path in store.glob("runs/*/checkpoint.npz")}
+        rows = table.read(store / "more" / "results.csv")
+        first = {row["key"]: row for row in table.read(swept / "small" / "results.csv")}
+        assert len(rows) == 4
+        for row in rows:
+            assert row["sap_r2"] is not None
+            assert row["mig"] == first[row["key"]]["mig"]
+
+    def test_dry_run_and_list(self, tmp_path, capsys):
+        (tmp_path / "small.toml").write_text(TOML)
+        assert sweep(tmp_path / "small.toml", "--out", tmp_path / "new", "--dry-run") == 0
+        assert capsys.readouterr().out.count("beta") == 40
+        assert not (tmp_path / "new").exists()
+        assert sweep("--list") == 0
+        said = capsys.readouterr().out
+        assert [line.split()[0] for line in said.splitlines()] == list(study.shipped())
+
+    def test_parquet_where_it_can_be_written(self, swept):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = table.read(swept / "small" / "results.csv")
+        table.write(rows, swept / "again.csv")
+        assert parquet.read_table(swept / "again.parquet").column("mig").to_pylist() == [row["mig"] for row in rows]
+
+    def test_the_page(self, swept, tmp_path):
+        text = (swept / "small" / "page.html").read_text()
+        page = Page()
+        page.feed(text)
+        page.close()
+        assert page.open == []
+        assert len(page.pictures) == 1 + 20
+        assert all(base64.b64decode(p.partition(",")[2]).startswith(b"\x89PNG") for p in page.pictures)
+        assert not page.elsewhere
+        for row in table.read(swept / "small" / "results.csv"):
+            assert row["key"] in text
+        assert studies_commands.is_study(swept / "small")
+        assert not studies_commands.is_study(swept / "runs")
+        assert figures(swept / "small", tmp_path / "out") == 0
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "small.png"]
+
+    def test_results_do_not_hold_what_changes(self, swept):
+        result = json.loads(next((swept / "runs").glob("*/result.json")).read_text())
+        names = table.columns(table.read(swept / "small" / "results.csv"))
+        assert "seconds" in result
+        assert "seconds" not in names
+
+
+class Page(html.parser.HTMLParser):
+    """What a page holds: what is left open, pictures, and what is fetched from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.pictures, self.elsewhere = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href"):
+                (self.pictures if value.startswith("data:image/png;base64,") else self.elsewhere).append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+class TestFigures:
+    @pytest.mark.parametrize("name", sorted(study.shipped()))
+    def test_every_study_is_drawn(self, name, tmp_path):
+        of = study.read(study.shipped()[name])
+        if of.figure == "bias":
+            cells = [cell._replace(batches=2, exact_draws=1) for cell in bias.cells(of.numbers) if cell.N < 1000][:2]
+            estimators = {"mss": expected_log_qz_mss}
+            rows = [row for cell in cells for row in bias.measure(cell, estimators, log_qz_exact, lambda *a: None)]
+            runs = rows
+        elif of.figure == "sensitivity":
+            runs = [made_up(of, run) for run in of.runs]
+            rows = [
+                {"key": run.key, "metric": m, "dial": d, "value": v, "repeat": r, "score": 0.1 * r + 0.01 * i}
+                for i, run in enumerate(of.runs)
+                for m, d, v in (("mig", "", None), ("higgins", "batch", 1), ("higgins", "batch", 64))
+                for r in (0, 1)
+            ]
+        else:
+            runs = [made_up(of, run) for run in of.runs]
+            rows = [row for row in runs if row["status"] == "done"]
+        assert results.lines_of(of, rows)
+        for picture in study_figures.pictures(of, rows, runs, "tcvae-ref sweep it"):
+            assert "tcvae-ref sweep it" in picture.caption
+            assert of.figure == "bias" or "1 failed" in picture.caption
+            picture.figure.savefig(tmp_path / "a.png")
+
+
+def made_up(of, run):
+    """A row as a run would leave it; the first run of a study failed."""
+    failed = run is of.runs[0]
+    score = 0.1 * run.settings.seed
+    parts = {
+        "decomposition": {"reconstruction": -30 - run.settings.beta, "total_correlation": 1 / run.settings.beta},
+        "mig": {"mig": score},
+        "factor-vae": {"factor_vae": score},
+        "higgins": {"higgins": score},
+    }
+    parts["decomposition"] |= {"elbo": -60.0, "mutual_information": 3.0}
+    result = {"status": "failed" if failed else "done", "reason": "", "parts": {} if failed else parts}
+    row = table.numbers(of, run, {**result, "versions": {}, "computed_with": "NumPy"})
+    return {name: table._value(str(table._cell(value))) for name, value in row.items()}
