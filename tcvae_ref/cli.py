@@ -47,6 +47,7 @@ from tcvae_ref.training import (
     initial_state,
     train,
 )
+from tcvae_ref.training.batches import batches
 from tcvae_ref.training.loop import DTYPE
 from tcvae_ref.training.run import FILES, Saver
 from tcvae_ref.training.settings import ESTIMATORS, NETWORKS, OBJECTIVES, PRIORS
@@ -176,8 +177,9 @@ def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, Fact
             )
     source = source_of(arguments, PRESET_GRIDS[preset])
     check_folder(arguments.out)
-    data = load(source)
+    data = load(source, arguments.cache)
     settings.steps(len(data))
+    batches(settings, data)  # an estimator that does not fit the data fails before there is a folder
     state = initial_state(settings, data.images.pixels)  # networks that do not fit into memory fail here
     arguments.out.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(arguments.out, FILES))
@@ -201,7 +203,7 @@ def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run
             + (f", which has {has[name]}" if name in has else "")
             + "; a run is continued as it is (only --epochs can be raised): start a new one with --out"
         )
-    data = load(run.source)
+    data = load(run.source, arguments.cache)
     run.check_data(data)
     state = run.load(data.images.pixels, len(data))  # before anything is changed
     return (run.extend(epochs) if epochs > run.settings.epochs else run), data, state
@@ -316,7 +318,7 @@ def _data_verify(arguments: argparse.Namespace) -> int:
 
 
 def _data_show(arguments: argparse.Namespace) -> int:
-    data = load(source_of(arguments, "hearts"))
+    data = load(source_of(arguments, "hearts"), arguments.cache)
     index = np.random.default_rng(0).choice(len(data), size=min(64, len(data)), replace=False)
     figures.save(figures.mosaic(data, sorted(index.tolist())), arguments.out)
     print(f"picture: {arguments.out}")

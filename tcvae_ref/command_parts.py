@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import GRIDS, FactorDataset
+from tcvae_ref.data.celeba import CROP as CELEBA_CROP
 from tcvae_ref.data.correlated import KINDS as CORRELATIONS
 from tcvae_ref.data.heads import GRIDS as HEADS
 from tcvae_ref.progress import Progress
 from tcvae_ref.scores import Functions
 from tcvae_ref.training import NUMPY, DataSource, Operations, load_source
 from tcvae_ref.training.settings import ESTIMATORS
-from tcvae_ref.training.sources import CELEBA_CROP, KINDS
+from tcvae_ref.training.sources import KINDS, PHOTOGRAPHS
 
 EPILOG = "exit status: 0 done; 1 not done (interrupted, diverged, disk full, below the required share); 2 wrong usage"
 KERNELS = ("auto", "numba", "numpy")
@@ -42,11 +43,11 @@ SOURCES = {
     "faces": "faces",
     "celeba": "celeba",
     "folder": "folder",
-    "crop": "crop",
+    "crop": "central_crop",  # what a run's crop comes to, said or usual, is compared when it is continued
     "limit": "limit",
     "correlated": "correlated",
 }
-"""The options of `add_images`, and the fields of a `DataSource` they fill."""
+"""The options of `add_images`, and what of a `DataSource` they say."""
 _PATHS = ("file", "faces", "celeba", "folder")
 
 
@@ -78,7 +79,7 @@ def correlated_argument(text: str) -> tuple[str, ...]:
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `source_of` reads."""
+    """Add the options that `source_of` reads, and the cache of `load`."""
     group = parser.add_argument_group("images, from one of these")
     one = group.add_mutually_exclusive_group()
     one.add_argument("--grid", type=grid_argument, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
@@ -86,11 +87,14 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--heads", type=heads_argument, metavar="GRID", help=f"heads to render: {', '.join(HEADS)}, or four sizes"
     )
-    one.add_argument("--faces", metavar="FILE", help="your own tensor of the Basel faces, npy or npz")
+    one.add_argument("--faces", metavar="FILE", help="your own tensor of the Basel faces: npy, npz or pth")
     one.add_argument("--celeba", metavar="FOLDER", help="your own CelebA, in any of its three layouts")
     one.add_argument("--folder", metavar="FOLDER", help="a folder of pictures")
-    group.add_argument("--crop", type=int, metavar="P", help="side of the centre crop (148 of CelebA; 0: none)")
+    group.add_argument(
+        "--crop", type=int, metavar="P", help=f"side of the centre crop ({CELEBA_CROP} of CelebA; 0: none)"
+    )
     group.add_argument("--limit", type=int, metavar="N", help="pictures to take at most")
+    add_cache(group)
     group.add_argument(
         "--correlated",
         type=correlated_argument,
@@ -99,12 +103,17 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cache(parser: argparse._ActionsContainer) -> None:
+    """Add the cache of `load`."""
+    parser.add_argument(
+        "--cache", type=path_argument, metavar="FOLDER", help="keep the cropped pictures here, and take them from it"
+    )
+
+
 def given_images(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the options of `add_images` say: fields of a `DataSource`, paths in full."""
+    """What the options of `add_images` say of a `DataSource`, paths in full."""
     given = {field: getattr(arguments, option) for option, field in SOURCES.items()}
     given = {field: value for field, value in given.items() if value is not None}
-    if given.get("crop") == 0:
-        given["crop"] = None
     return given | {field: str(Path(given[field]).resolve()) for field in _PATHS if field in given}
 
 
@@ -119,15 +128,22 @@ def source_of(arguments: argparse.Namespace, grid: str) -> DataSource:
     given = given_images(arguments)
     if not set(given) & set(KINDS):
         given["grid"] = grid
-    if "celeba" in given:
-        given.setdefault("crop", CELEBA_CROP)
-    return DataSource(**given).checked()
+    crop = given.pop("central_crop", None)
+    return DataSource(**given, crop=crop).checked()
 
 
-def load(source: DataSource) -> FactorDataset:
-    """Render or read the data set a run was asked to use."""
+def load(source: DataSource, cache: Path | None = None) -> FactorDataset:
+    """Render or read the data set a run was asked to use.
+
+    Raises
+    ------
+    InputError
+        A cache is named and the images are not photographs; and as `load_source` does.
+    """
+    if cache is not None and source.kind not in PHOTOGRAPHS:
+        raise InputError(f"--cache {cache}: is for {' and '.join(PHOTOGRAPHS)}; leave it out for {source.kind}")
     with Progress("rendering" if source.kind in ("grid", "heads") else "reading") as progress:
-        return load_source(source, progress)
+        return load_source(source, progress, cache)
 
 
 def add_kernels(parser: argparse.ArgumentParser) -> None:

@@ -234,6 +234,23 @@ def _check(where: str, x: Array, kernel: Array, axis: int, stride: int, padding:
         )
 
 
+def _check_channels(where: str, x: Array, **per_channel: Array) -> None:
+    """Require images, and arrays of one number for each of their channels, all of one dtype."""
+    shape = tuple(x.shape)
+    if len(shape) != 4:
+        raise InputError(f"{where}: x has shape {shape}; (M, H, W, C) is needed, channels last")
+    for name, array in per_channel.items():
+        if tuple(array.shape) != shape[3:]:
+            raise InputError(
+                f"{where}: {name} has shape {tuple(array.shape)} and x {shape}; {shape[3:]} is needed, one number for "
+                "each channel: nothing is broadcast"
+            )
+        if array.dtype != x.dtype:
+            raise checks.InputTypeError(
+                f"{where}: dtypes are x {x.dtype} and {name} {array.dtype}; all must be the same: convert with .astype"
+            )
+
+
 class Normalised(NamedTuple):
     """A batch-normalised array, and what it was normalised with."""
 
@@ -308,9 +325,10 @@ def batch_norm(x: Array, scale: Array, shift: Array) -> Normalised:
 
     Raises
     ------
-    InputError
-        n is 1, which has no variance; or a second derivative is asked for.
+    InputError, TypeError
+        The shapes do not fit, or the dtypes differ; n is 1, which has no variance; or a second derivative is asked for.
     """
+    _check_channels("batch_norm", x, scale=scale, shift=shift)
     values = getval(x)
     C, n = values.shape[-1], values.size // values.shape[-1]
     if n < 2:
@@ -332,7 +350,13 @@ def fixed_norm(x: Array, scale: Array, shift: Array, mean: Array, variance: Arra
     ----------
     x : (M, H, W, C)
     scale, shift, mean, variance : (C,)
+
+    Raises
+    ------
+    InputError, TypeError
+        The shapes do not fit, or the dtypes differ.
     """
+    _check_channels("fixed_norm", x, scale=scale, shift=shift, mean=mean, variance=variance)
     factor = scale / np.sqrt(variance + EPSILON)
     return x * factor + (shift - mean * factor)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tcvae_ref import __version__, checks, evaluation, figures, representations
 from tcvae_ref.checks import InputError
-from tcvae_ref.command_parts import EPILOG, add_kernels, load, machinery, path_argument, words_argument
+from tcvae_ref.command_parts import EPILOG, add_cache, add_kernels, load, machinery, path_argument, words_argument
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION, METRICS, NOT_SCORED, USUAL, Evaluation
 from tcvae_ref.files import check_folder, check_writable, write_json
@@ -60,11 +60,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--factors",
         type=words_argument,
         action="extend",
-        help=f"to score, such as scale,posX (all that vary; of a run, without {' and '.join(NOT_SCORED)})",
+        help=f"to score, such as scale,posX (all that vary; of a run, without {', '.join(NOT_SCORED)})",
     )
     parser.add_argument(
         "--checkpoint", type=path_argument, metavar="FILE", help="keep a long decomposition here, and go on from it"
     )
+    add_cache(parser)
     add_kernels(parser)
     parser.add_argument("--no-figures", action="store_true", help="numbers only")
 
@@ -79,6 +80,7 @@ def add_figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", type=int, default=None, help="the image of a run whose code is traversed (the middle)"
     )
+    add_cache(parser)
 
 
 # --- a run -------------------------------------------------------------------------------------------------
@@ -94,9 +96,9 @@ class _Trained(NamedTuple):
     representation: Representation
 
 
-def _open(folder: Path) -> _Trained:
+def _open(folder: Path, cache: Path | None) -> _Trained:
     run = Run.open(folder)
-    data = load(run.source)
+    data = load(run.source, cache)
     run.check_data(data)
     state = run.load(data.images.pixels, len(data))
     if state.step == 0:
@@ -127,7 +129,7 @@ def _evaluate_run(arguments: argparse.Namespace) -> int:
     if not arguments.no_figures:
         check_folder(folder / "figures")
     chosen = machinery(arguments.kernels, arguments.threads)
-    trained = _open(folder)
+    trained = _open(folder, arguments.cache)
     of = trained.representation
     metrics = arguments.metrics and (METRICS if ALL in arguments.metrics else arguments.metrics)
     chosen.make_ready("EVALUATION", "float64")
@@ -213,7 +215,7 @@ def _described(of: Representation, factors: Sequence[str], by_default: bool) -> 
     left_out_by_the_paper = [name for name in factors if name in NOT_SCORED]
     if by_default and left_out_by_the_paper and len(factors) > len(left_out_by_the_paper):
         rest = ",".join(name for name in factors if name not in NOT_SCORED)
-        said += f"\nnote: the paper scores dSprites without {' and '.join(left_out_by_the_paper)}: --factors {rest}"
+        said += f"\nnote: the paper scores without {' and '.join(left_out_by_the_paper)}: --factors {rest}"
     if of.log_var is not None and of.log_var.min() >= 0:
         said += "\nnote: every log_var is at least 0, every posterior as wide as the prior: is it log sigma^2?"
     return said
@@ -234,7 +236,7 @@ def draw_run(arguments: argparse.Namespace) -> int:
     Run.open(arguments.folder)
     folder = arguments.out or arguments.folder / "figures"
     check_folder(folder)
-    trained = _open(arguments.folder)
+    trained = _open(arguments.folder, arguments.cache)
     image = _middle(trained.data) if arguments.image is None else arguments.image
     if not 0 <= image < len(trained.data):
         raise InputError(f"figures: image {image} does not exist; the data set has 0 to {len(trained.data) - 1}")

@@ -1,4 +1,4 @@
-"""Priors p(z): the standard normal, a Laplace distribution, and a factorial normalising flow (paper, section 5.1).
+"""Priors p(z): the standard normal, a Laplace distribution, and a factorial normalising flow (those of the paper).
 
 All are products over dimensions, so that eq. 2 holds with any of them: only the dimension-wise KL changes. The normal
 one is `tcvae_ref.gaussian.log_standard_normal`, whose KL has a closed form; with the others it is estimated from the
@@ -79,10 +79,11 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
     y = f_K(... f_1(z)), dimension by dimension; step k is a planar flow of one dimension (Rezende & Mohamed 2015,
     eq. 10),
 
-    f(x) = x + (s / w) tanh(w x + b),   f'(x) = 1 + s (1 - tanh^2(w x + b)),   w = exp(c),   s = softplus(a') - 1,
+    f(x) = x + ((u - 1) / w) t,   f'(x) = t^2 + u (1 - t^2),   t = tanh(w x + b),   w = exp(c),   u = softplus(a'),
 
-    a' = a + log(e - 1), so that a = 0 is the identity. s > -1 and hence f' > 0: every step is invertible, whatever
-    the parameters, and p integrates to 1. The code released with the paper leaves u = s / w free and takes
+    a' = a + log(e - 1), so that a = 0 is the identity. u > 0 and hence f' > 0: every step is invertible, whatever
+    the parameters, and p integrates to 1. f' is the paper's 1 + (u - 1) (1 - t^2) as a sum of positive numbers, which
+    keeps its digits where u is small. The code released with the paper leaves the step's (u - 1) / w free and takes
     log(|f'| + 1e-8), which is no density once a step folds (tests/test_priors.py shows both).
 
     Parameters
@@ -97,8 +98,13 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
     Raises
     ------
     InputError, TypeError
-        z is not a finite (M, D) array, or the flow is not of its D and dtype.
+        z is not a finite (M, D) array, or the flow is not of three arrays of its D and dtype.
     """
+    if len(flow) != len(FLOW):
+        raise InputError(
+            f"log_flow: the flow has {len(flow)} arrays; {len(FLOW)} are needed, {', '.join(FLOW)}, each (steps, D): "
+            "initial_flow gives them"
+        )
     a, c, b = flow
     checks.matrices("log_flow", z=z)
     checks.matrices("log_flow", a=a, c=c, b=b)
@@ -108,9 +114,9 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
             "z : (M, D) and a, c, b : (steps, D) share D and dtype"
         )
     y, log_slopes = z, np.zeros_like(z)
-    w, s = np.exp(c), softplus(a + _IDENTITY) - 1.0
+    w, u = np.exp(c), softplus(a + _IDENTITY)
     for k in range(len(a)):
         t = tanh(w[k] * y + b[k])
-        y = y + s[k] / w[k] * t
-        log_slopes = log_slopes + np.log1p(s[k] * (1.0 - t**2))
+        y = y + (u[k] - 1.0) / w[k] * t
+        log_slopes = log_slopes + np.log(t**2 + u[k] * (1.0 - t**2))
     return log_standard_normal(y) + np.sum(log_slopes, axis=1)  # over dimensions d

@@ -1,18 +1,24 @@
 """CelebA and folders of pictures: files made here, the resizing against loops, caches, damage; their figures."""
 
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tcvae_ref import figures
 from tcvae_ref.checks import InputError
-from tcvae_ref.data import Factor, FactorDataset, read_celeba, read_folder
-from tcvae_ref.data.celeba import LAYOUTS
+from tcvae_ref.cli import main
+from tcvae_ref.data import Factor, FactorDataset, image_folder, read_celeba, read_folder
+from tcvae_ref.data.celeba import LAYOUTS, read_attributes
+from tcvae_ref.training import DataSource, Run, load_source
 
 ATTRIBUTES = ["Bald", "Smiling", "5_o_Clock_Shadow"]
 VALUES = np.array([[-1, 1, -1], [1, 1, -1], [-1, -1, 1], [1, -1, 1]])
@@ -95,6 +101,21 @@ class TestCelebA:
         with pytest.raises(InputError, match=r"img_align_celeba\.zip: is packed"):
             read_celeba(tmp_path)
 
+    @pytest.mark.parametrize("inside", ["", "celeba", "CelebA"])
+    @pytest.mark.parametrize("layout", [0, 1, 2])
+    def test_packed_pictures_in_every_place(self, tmp_path, inside, layout):
+        pictures, attributes = celeba(tmp_path / inside, layout)
+        pictures.rename(tmp_path / "elsewhere")
+        packed = pictures.with_name("img_align_celeba.zip")
+        packed.write_bytes(b"")
+        with pytest.raises(InputError, match=f"{packed}: is packed"):
+            read_celeba(tmp_path)
+        (tmp_path / "elsewhere").rename(pictures)
+        attributes.rename(tmp_path / "list.txt")
+        with pytest.raises(InputError, match=f"its list of attributes is not; download {attributes}$") as refusal:
+            read_celeba(tmp_path)
+        assert "is packed" not in str(refusal.value)
+
     @pytest.mark.parametrize(
         ("old", "new"),
         [
@@ -102,7 +123,6 @@ class TestCelebA:
             (NAMES[1], "/etc/000002.jpg"),
             (NAMES[1], NAMES[0]),
             ("-1", "-2"),
-            (" 1", ""),
             ("Bald", ""),
             ("Bald", "Smiling"),
             ("Bald", "\udcff"),
@@ -118,6 +138,104 @@ class TestCelebA:
         attributes.write_bytes(attributes.read_bytes()[:3])
         with pytest.raises(InputError, match="list_attr_celeba"):
             read_celeba(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("layout", "old", "new", "said"),
+        [
+            (0, "   1", "", "'000001.jpg' has 2 values; 3 are needed"),
+            (2, ",1", "", "'000001.jpg' has 2 values; 3 are needed"),
+            (2, ",1", ",", "'000001.jpg' has the value ''; each must be -1 or 1"),
+            (2, ",1", ",1,1", "'000001.jpg' has 4 values"),
+            (0, "   1", " 2", "'000001.jpg' has the value '2'"),
+        ],
+    )
+    def test_a_missing_or_a_wrong_value(self, tmp_path, layout, old, new, said):
+        _, attributes = celeba(tmp_path, layout)
+        text = attributes.read_text()
+        assert old in text
+        attributes.write_text(text.replace(old, new, 1))
+        with pytest.raises(InputError, match=said):
+            read_celeba(tmp_path)
+
+    def test_a_list_of_another_length_than_it_declares(self, tmp_path):
+        _, attributes = celeba(tmp_path)
+        lines = attributes.read_text().splitlines(keepends=True)
+        attributes.write_text("".join(lines[:-1]))
+        with pytest.raises(InputError, match="declares 4 pictures and lists 3"):
+            read_celeba(tmp_path)
+        assert len(read_celeba(tmp_path, limit=3)) == 3
+        with pytest.raises(InputError, match="declares 4 pictures and lists 3"):
+            read_celeba(tmp_path, limit=4)
+        for first, said in (("3\n", "declares 3 pictures and lists 4"), ("four\n", "begins with 'four'"), ("\n", "''")):
+            attributes.write_text("".join([first, *lines[1:]]))
+            with pytest.raises(InputError, match=said):
+                read_celeba(tmp_path)
+
+    def test_a_long_list_in_little_memory(self, tmp_path):
+        """As long as a tenth of the official one: 0.8 MB of numbers, whose words and their lists take 37."""
+        N, K = 20_000, 40
+        names = " ".join(f"attribute{k}" for k in range(K))
+        rows = "".join(f"{n:06}.jpg" + ("  1 -1" * (K // 2)) + "\n" for n in range(N))
+        (tmp_path / "list.txt").write_text(f"{N}\n{names}\n{rows}")
+        tracemalloc.start()
+        _, files, classes = read_attributes(tmp_path / "list.txt", N)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(files) == N
+        np.testing.assert_array_equal(classes, np.tile([1, 0], (N, K // 2)))
+        assert peak < 10e6  # files' names are 2 MB, classes 2 MB
+
+
+class TestSource:
+    """What a `DataSource` says is cropped, wherever it is written."""
+
+    def test_the_crop_that_is_usual_and_none(self, tmp_path):
+        celeba(tmp_path)
+        for crop, same in ((None, 148), (148, 148), (0, None), (100, 100)):
+            ours = load_source(DataSource(celeba=str(tmp_path), crop=crop)).images.rows
+            np.testing.assert_array_equal(ours, read_celeba(tmp_path, crop=same).images.rows)
+        for crop, same in ((None, None), (0, None), (100, 100)):
+            ours = load_source(DataSource(folder=str(tmp_path), crop=crop)).images.rows
+            np.testing.assert_array_equal(ours, read_folder(tmp_path, crop=same).images.rows)
+        with pytest.raises(InputError, match="crop=-1"):
+            DataSource(celeba="/a", crop=-1).checked()
+
+    def test_the_cache_is_no_part_of_it(self, tmp_path, monkeypatch):
+        celeba(tmp_path)
+        sources = [DataSource(celeba=str(tmp_path)), DataSource(folder=str(tmp_path), crop=64, limit=3)]
+        plain = [load_source(source) for source in sources]
+        for source in sources:
+            load_source(source, cache=tmp_path / "cache")
+        monkeypatch.setattr(Image, "open", None)
+        for source, data in zip(sources, plain, strict=True):
+            kept = load_source(source, cache=tmp_path / "cache")
+            np.testing.assert_array_equal(kept.images.rows, data.images.rows)
+            assert isinstance(kept.images.rows, np.memmap)
+        assert len(load_source(DataSource("tiny"), cache=tmp_path / "cache")) > 0
+
+    def test_on_the_command_line(self, tmp_path, monkeypatch, capsys):
+        celeba(tmp_path)
+        small = ["--latent", "2", "--encoder", "4", "--decoder", "4", "--batch", "2", "--epochs", "1"]
+        small += ["--kernels", "numpy"]
+
+        def train(*words):
+            return main(["train", *map(str, words), "--kernels", "numpy"])
+
+        images = ["--celeba", tmp_path, "--cache", tmp_path / "cache"]
+        assert train("--out", tmp_path / "usual", *images, *small) == 0
+        assert Run.open(tmp_path / "usual").source == DataSource(celeba=str(tmp_path))
+        assert train("--out", tmp_path / "whole", *images, "--crop", 0, *small) == 0
+        assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+        monkeypatch.setattr(Image, "open", None)
+        cached = ["--cache", tmp_path / "cache"]
+        assert train("--resume", tmp_path / "usual", *cached, "--epochs", 2, "--crop", 148) == 0
+        assert train("--resume", tmp_path / "whole", *cached, "--epochs", 2, "--crop", 0) == 0
+        assert main(["data", "show", *map(str, images), "--out", str(tmp_path / "a.png")]) == 0
+        assert train("--resume", tmp_path / "usual", *cached, "--crop", 0) == 2
+        assert "--crop 0 does not fit this run, which has 148" in capsys.readouterr().err
+        assert train("--out", tmp_path / "grid", "--grid", "tiny", *cached) == 2
+        assert "is for celeba and folder; leave it out for grid" in capsys.readouterr().err
+        assert not (tmp_path / "grid").exists()
 
 
 class TestPictures:
@@ -163,6 +281,54 @@ class TestPictures:
         turned, upright = read_folder(tmp_path).images.rows
         np.testing.assert_array_equal(turned, upright)
 
+    @pytest.mark.parametrize("orientation", range(10))
+    def test_every_orientation_is_turned_as_pillow_does(self, tmp_path, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(picture(0, 60, 40)).save(tmp_path / "a.png", exif=exif)
+        with Image.open(tmp_path / "a.png") as opened:
+            ImageOps.exif_transpose(opened).save(tmp_path / "b.png", exif=Image.Exif())
+        ours, theirs = read_folder(tmp_path, size=32).images.rows
+        np.testing.assert_array_equal(ours, theirs)
+        Image.fromarray(picture(0, 60, 40)).save(tmp_path / "a.png")
+        assert (ours != read_folder(tmp_path, size=32).images.rows[0]).any() == (1 < orientation < 9)
+
+    @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+    def test_damaged_metadata_of_whole_pixels(self, tmp_path):
+        image = Image.fromarray(picture(0))
+        image.save(tmp_path / "a.jpg")
+        wanted = read_folder(tmp_path).images.rows[0]
+        for damaged in (b"garbage", b"II*\0\x08\0\0\0\xff\xff\x12\x01", b"II*\0\xff\xff\xff\0", b""):
+            image.save(tmp_path / "a.jpg", exif=b"Exif\0\0" + damaged)
+            np.testing.assert_array_equal(read_folder(tmp_path).images.rows[0], wanted)
+
+    def test_transparency_and_links_to_folders(self, tmp_path):
+        folder, beside = tmp_path / "pictures", tmp_path / "beside"
+        folder.mkdir()
+        beside.mkdir()
+        half = np.concatenate([picture(0), np.full((218, 178, 1), 9, np.uint8)], axis=2)
+        Image.fromarray(half).save(folder / "a.png")
+        Image.fromarray(picture(0)).save(beside / "b.png")
+        (folder / "b.png").symlink_to(beside / "b.png")
+        (folder / "linked").symlink_to(beside)
+        a, b = read_folder(folder).images.rows
+        np.testing.assert_array_equal(a, b)
+
+    def test_of_16_bits_in_colour_the_upper_ones_are_taken(self, tmp_path):
+        def chunk(kind, content):
+            return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+        rows = np.random.default_rng(0).integers(2**16, size=(8, 8, 3), dtype=np.uint16)
+        content = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+        (tmp_path / "deep.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(content))
+            + chunk(b"IEND", b"")
+        )
+        ours = read_folder(tmp_path, size=8).images.rows.reshape(3, 8, 8)
+        np.testing.assert_array_equal(ours, np.moveaxis(rows >> 8, -1, 0))
+
     def test_what_is_refused(self, tmp_path):
         with pytest.raises(InputError, match="no pictures"):
             read_folder(tmp_path)
@@ -175,11 +341,51 @@ class TestPictures:
             with pytest.raises(InputError, match=next(iter(wrong))):
                 read_folder(tmp_path, **wrong)
 
-    def test_a_picture_of_too_many_pixels(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("limit", [30_000, 3000])
+    @pytest.mark.parametrize("action", ["error", "ignore"])
+    def test_a_picture_of_too_many_pixels(self, tmp_path, monkeypatch, limit, action):
+        """Pillow warns beyond its limit and raises beyond twice that; here both are refused, whatever the filters."""
         Image.fromarray(picture(0)).save(tmp_path / "large.png")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30000)
-        with pytest.raises(InputError, match=r"large\.png.*30000"):
-            read_folder(tmp_path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            with pytest.raises(InputError, match=rf"large\.png: has more than {limit:,} pixels.*smaller, or raise"):
+                read_folder(tmp_path)
+            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+            assert len(read_folder(tmp_path)) == 1
+
+    def test_filters_of_warnings_are_left_alone(self, tmp_path):
+        """A palette with transparency is read without a warning; the caller's own warnings stay warnings meanwhile."""
+        paletted = Image.fromarray(picture(0)).convert("P")
+        paletted.save(tmp_path / "a.png", transparency=bytes([0, 100]) + bytes([255]) * 254)
+        paletted.save(tmp_path / "b.png", transparency=3)
+        paletted.save(tmp_path / "c.png")
+        code = (
+            "import sys, warnings; from pathlib import Path; from tcvae_ref.data import read_folder\n"
+            "before = list(warnings.filters)\n"
+            "def progress(done, total):\n"
+            "    assert warnings.filters == before\n"
+            "    warnings.warn('of the caller')\n"
+            "for channels in (1, 3):\n"
+            "    a, b, c = read_folder(Path(sys.argv[1]), channels=channels, progress=progress).images.rows\n"
+            "    assert (a == b).all() and (a == c).all() and a.any()\n"
+            "assert warnings.filters == before\n"
+        )
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert "of the caller" in done.stderr
+        assert "Palette" not in done.stderr
+
+    def test_blocks_are_of_bytes(self, tmp_path, monkeypatch):
+        celeba(tmp_path)
+        for block, calls in ((3 * 32 * 32, [1, 2, 3, 4]), (2 * 3 * 32 * 32, [2, 4]), (1, [1, 2, 3, 4]), (2**26, [4])):
+            monkeypatch.setattr(image_folder, "_BLOCK", block)
+            seen = []
+            read_celeba(tmp_path, size=32, progress=lambda done, total, seen=seen: seen.append(done))
+            assert seen == calls
 
 
 class TestCache:
@@ -196,6 +402,15 @@ class TestCache:
         for other in ({"crop": 140}, {"size": 32}, {"limit": 3}):
             with pytest.raises(InputError):
                 read_celeba(tmp_path, cache=tmp_path / "cache", **other)
+        state = (pictures / NAMES[0]).stat()
+        whole = (pictures / NAMES[0]).read_bytes()
+        (pictures / NAMES[0]).write_bytes(whole + b"\0")  # of another size, at the same time
+        os.utime(pictures / NAMES[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+        with pytest.raises(InputError):
+            read_celeba(tmp_path, cache=tmp_path / "cache")
+        (pictures / NAMES[0]).write_bytes(whole)
+        os.utime(pictures / NAMES[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+        read_celeba(tmp_path, cache=tmp_path / "cache")
         os.utime(pictures / NAMES[0], (1, 1))
         with pytest.raises(InputError):
             read_celeba(tmp_path, cache=tmp_path / "cache")

@@ -340,6 +340,31 @@ def test_misuse_is_refused():
         grad(lambda s: anp.sum(grad(lambda t: anp.sum(batch_norm(x, t, t).y ** 3))(s)))(np.ones(3))
 
 
+@pytest.mark.parametrize("function", [batch_norm, fixed_norm])
+def test_norms_broadcast_and_convert_nothing(function):
+    x, *given = drawn((2, 4, 4, 3), *[(3,)] * (2 if function is batch_norm else 4))
+    given[-1] = np.abs(given[-1])
+    function(x, *given)
+    names = ("scale", "shift", "mean", "variance")
+    for i, (name, right) in enumerate(zip(names, given, strict=False)):
+        for wrong, said in (
+            (right[:1], rf"{name} has shape \(1,\) and x \(2, 4, 4, 3\); \(3,\) is needed"),
+            (right[:2], rf"{name} has shape \(2,\)"),
+            (right[0], rf"{name} has shape \(\)"),
+            (np.ones((4, 4, 3)), rf"{name} has shape \(4, 4, 3\)"),
+            (right.astype("float32"), f"x float64 and {name} float32"),
+        ):
+            with pytest.raises(InputError, match=f"{function.__name__}: .*{said}"):
+                function(x, *given[:i], wrong, *given[i + 1 :])
+    with pytest.raises(TypeError, match="x float32 and scale float64"):
+        function(x.astype("float32"), *given)
+    for wrong in (x[0], x[..., None]):
+        with pytest.raises(InputError, match="channels last"):
+            function(wrong, *given)
+    with pytest.raises(InputError, match="scale has shape"):
+        grad(lambda scale: function(x, scale, *given[1:]))(np.ones(1))
+
+
 def test_misused_networks_are_refused():
     rng = np.random.default_rng(0)
     encoder, decoder = conv_networks.initial_encoder(3, 2, rng), conv_networks.initial_decoder(2, 3, rng)

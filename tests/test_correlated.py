@@ -4,10 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from tcvae_ref import log_qz_mss, log_qz_symmetric_mss
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import ByteImages, Factor, FactorDataset, FactorGrid
 from tcvae_ref.data.correlated import KINDS, correlated, pair_probabilities
+from tcvae_ref.training import DataSource, Settings, load_source
+from tcvae_ref.training.batches import batches
 
 
 def data_set(sizes=(3, 4, 2, 5), keep=None):
@@ -98,6 +102,50 @@ class TestCorrelated:
         with pytest.raises(InputError, match=message):
             correlated(data_set(), names, kind)
 
+    def test_data_without_factors(self):
+        plain = FactorDataset("plain", data_set().images, (), np.empty((120, 0), np.uint16))
+        with pytest.raises(InputError, match="plain has no factors"):
+            correlated(plain, ("f0", "f1"), "diagonal")
+
+    @pytest.mark.parametrize("pair", [5, "abc", ["posX", "posY", "skewed"], ("posX", "posY", 3), ("posX", "posY")])
+    def test_a_source_of_other_than_three_words(self, pair):
+        with pytest.raises(InputError, match="two factors and how"):
+            load_source(DataSource("tiny", correlated=pair))
+
     def test_once_is_enough(self):
         with pytest.raises(InputError, match="already"):
             correlated(correlated(data_set(), ("f0", "f1"), "skewed"), ("f0", "f3"), "skewed")
+
+
+class TestEstimators:
+    """What the stratified estimators' weights stand for is a batch without replacement."""
+
+    def drawn(self, objective, estimator, data):
+        return batches(Settings(objective=objective, estimator=estimator, batch=16), data)
+
+    @pytest.mark.parametrize("objective", ["vae", "beta-vae", "beta-tcvae", "factor-vae"])
+    @pytest.mark.parametrize("estimator", ["mss", "symmetric-mss", "mss-column-weighted"])
+    def test_with_weights_are_refused(self, objective, estimator):
+        weighted = correlated(data_set(), ("f0", "f1"), "uniform")
+        with pytest.raises(InputError, match=f"'{estimator}' with grid, f0 and f1 uniform.*choose mws"):
+            self.drawn(objective, estimator, weighted)
+        assert len(self.drawn(objective, estimator, data_set())(0)) == 16
+
+    @pytest.mark.parametrize("estimator", ["mws", "minibatch"])
+    def test_the_others_take_weights(self, estimator):
+        weighted = correlated(data_set(), ("f0", "f1"), "skewed")
+        assert len(self.drawn("beta-tcvae", estimator, weighted)(0)) == 16
+
+    @pytest.mark.parametrize("log_qz", [log_qz_mss, log_qz_symmetric_mss])
+    def test_why(self, log_qz):
+        """Mean of the estimate of q(z) over all second draws, z the code of input 0, and the two inputs far apart.
+
+        Its weights, 1/2 of the own posterior and 1/2 of the second, are those of the other input alone being left. Of
+        the q(z) = p(0) q(z|0) they make (1/2 + p(0)/2) q(z|0).
+        """
+        p, mu = np.array([0.2, 0.8]), np.array([[0.0], [50.0]])
+        log_var = np.zeros((2, 1))
+        joint = [log_qz(mu[[0, j]], mu[[0, j]], log_var, 2).joint[0] for j in range(2)]
+        estimate = np.exp(joint) @ p
+        q = p @ stats.norm.pdf(mu[0, 0], mu[:, 0])
+        assert estimate / q == pytest.approx(3.0)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.data import ByteImages, FactorDataset, read_faces, write_npz
+from tcvae_ref.data import ByteImages, FactorDataset, faces, read_faces, write_npz
 from tcvae_ref.data import heads as module
+from tcvae_ref.data.byte_arrays import map_bytes
 from tcvae_ref.data.heads import GRIDS, Ellipsoids, ellipsoids, head_grid, heads, light, shade, surface, traits, turn
 
 CENTRES = (np.arange(64) + 0.5) / 32 - 1
@@ -215,6 +216,42 @@ class TestFaces:
         n = np.ravel_multi_index((1, 2, 0, 1), data.sizes)
         assert data.classes[n].tolist() == [1, 2, 0, 1]
         np.testing.assert_array_equal(data.images.take([n], "float64").reshape(8, 8), FACES[1, 2, 0, 1] / 255)
+
+    @pytest.mark.parametrize("kind", ["npy", "npz", "pth"])
+    def test_reads_the_flat_form(self, tmp_path, kind, monkeypatch):
+        """One axis for the four factors, of the paper's sizes; here of fewer."""
+        monkeypatch.setattr(faces, "SIZES", FACES.shape[:4])
+        path, flat = tmp_path / f"faces.{kind}", FACES.reshape(24, 8, 8)
+        if kind == "pth":
+            torch.save(torch.from_numpy(flat), path)
+        else:
+            (np.save if kind == "npy" else np.savez)(path, flat)
+        data = read_faces(path)
+        assert data.sizes == FACES.shape[:4]
+        n = np.ravel_multi_index((1, 2, 0, 1), data.sizes)
+        assert data.classes[n].tolist() == [1, 2, 0, 1]
+        np.testing.assert_array_equal(data.images.take([n], "float64").reshape(8, 8), FACES[1, 2, 0, 1] / 255)
+        np.save(tmp_path / "short.npy", flat[1:])
+        with pytest.raises(InputError, match=r"holds uint8 \(23, 8, 8\).*2 x 3 x 2 x 2"):
+            read_faces(tmp_path / "short.npy")
+
+    @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+    def test_tensors_without_values_or_of_many_shapes(self, tmp_path):
+        torch.save(torch.empty(FACES.shape, dtype=torch.uint8, device="meta"), tmp_path / "meta.pth")
+        parts = [torch.zeros(n, dtype=torch.uint8) for n in (2, 3)]
+        for name, layout in (("strided", torch.strided), ("jagged", torch.jagged)):
+            torch.save(torch.nested.nested_tensor(parts, layout=layout), tmp_path / f"{name}.pth")
+        for name, said in (("meta", "without values"), ("strided", "dense tensor"), ("jagged", "dense tensor")):
+            with pytest.raises(InputError, match=rf"{name}\.pth: holds a .*{said}"):
+                read_faces(tmp_path / f"{name}.pth")
+
+    @pytest.mark.parametrize("shape", [(1,) * 70 + (24,), (True, 1, 24)])
+    def test_shapes_that_no_array_has(self, tmp_path, shape):
+        with open(tmp_path / "odd.npy", "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            file.write(bytes(24))
+        with pytest.raises(InputError, match=rf"odd\.npy: declares a shape of {len(shape)} axes"):
+            map_bytes(tmp_path / "odd.npy")
 
     def test_progress_counts_images(self, tmp_path):
         np.savez(tmp_path / "faces.npz", FACES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -41,6 +42,14 @@ def release_log_flow(z, u, w, b):
     return log_standard_normal(y) + log_slopes.sum(axis=1)
 
 
+def exact_log_flow(z, a, c, b):
+    """One step in one dimension, in mpmath's precision, as the docstring's first form of f' has it."""
+    z, a, c, b = (mpmath.mpf(float(value)) for value in (z, a, c, b))
+    w, s = mpmath.exp(c), mpmath.log1p(mpmath.exp(a) * (mpmath.e - 1)) - 1
+    t = mpmath.tanh(w * z + b)
+    return mpmath.log(mpmath.npdf(z + s / w * t)) + mpmath.log(1 + s * (1 - t**2))
+
+
 def mass(log_density, reach=60.0):
     """Integral of a one-dimensional density."""
     z = np.linspace(-reach, reach, 400_001)
@@ -66,7 +75,7 @@ class TestFlow:
     def test_begins_as_the_standard_normal(self):
         z = np.random.default_rng(0).standard_normal((50, 4))
         flow = initial_flow(4, np.random.default_rng(1), "float64")
-        assert np.abs(log_flow(z, flow) - log_standard_normal(z)).max() < 2.0
+        assert np.abs(log_flow(z, flow) - log_standard_normal(z)).max() < 0.5
         flow[0] *= 0
         np.testing.assert_allclose(log_flow(z, flow), log_standard_normal(z), rtol=1e-14)
 
@@ -112,8 +121,26 @@ class TestFlow:
         gradient = grad(lambda flow: log_flow(z.astype(np.float32), flow).sum())(flow)
         assert {g.dtype for g in gradient} == {np.dtype(np.float32)}
 
+    @pytest.mark.parametrize(("dtype", "digits"), [("float32", 1e-6), ("float64", 1e-14)])
+    @pytest.mark.parametrize("a", [-5.0, -18.0, -40.0, -80.0])
+    def test_steps_that_are_nearly_flat(self, a, dtype, digits):
+        """At z = 0 = b the slope is u = softplus(a'), however small; elsewhere against 50 digits."""
+        z = np.array([[0.0], [1e-6], [0.3], [-2.0]], dtype)
+        flow = [np.full((1, 1), value, dtype) for value in (a, 0.2, 0.0)]
+        ours = log_flow(z, flow)
+        assert ours.dtype == dtype
+        with mpmath.workdps(50):
+            wanted = [float(exact_log_flow(x, *(p[0, 0] for p in flow))) for x in z[:, 0]]
+        np.testing.assert_allclose(ours, wanted, atol=4 * digits * max(1, abs(a)))
+        slope = a + np.log(np.e - 1)  # log softplus(x) = x - exp(x) / 2 + ...
+        assert wanted[0] == pytest.approx(slope - np.exp(slope) / 2 - np.log(2 * np.pi) / 2, abs=1e-4)
+        assert np.isfinite(grad(lambda flow: log_flow(z, flow).sum())(flow)).all()
+
     def test_refusals(self):
         flow = wild_flow(3)
+        for wrong in (flow[:2], [*flow, flow[0]], []):
+            with pytest.raises(InputError, match=f"has {len(wrong)} arrays; 3 are needed, a, c, b"):
+                log_flow(np.zeros((4, 3)), wrong)
         for z in (np.zeros((4, 2)), np.zeros((4, 3), np.float32)):
             with pytest.raises(InputError, match="share D and dtype"):
                 log_flow(z, flow)

@@ -17,7 +17,8 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        The file is no npy, or holds other than bytes in C order, or fewer or more of them than its header declares.
+        The file is no npy, or holds other than bytes in C order, or fewer or more of them than its header declares,
+        or declares no shape of an array.
     OSError
         The file cannot be opened.
     """
@@ -37,7 +38,12 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
     held = path.stat().st_size - start
     if min(shape, default=1) < 1 or math.prod(shape) != held:
         raise InputError(f"{path}: declares {shape} uint8 and holds {held} bytes; the file is damaged or empty")
-    return np.memmap(path, np.uint8, "r", start, shape)
+    try:
+        return np.memmap(path, np.uint8, "r", start, shape)
+    except (TypeError, ValueError) as error:  # more axes than NumPy has, or True for the length of one
+        raise InputError(
+            f"{path}: declares a shape of {len(shape)} axes ({error}); the file is damaged: copy or download it again"
+        ) from None
 
 
 def write_bytes(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> None:

@@ -18,13 +18,15 @@ LAYOUTS = (
     ("img_align_celeba/img_align_celeba", "list_attr_celeba.csv"),
 )
 """Folder of the pictures and list of the attributes: torchvision's, the official and Kaggle's."""
+CROP = 148
+"""The usual side of the centre crop, of 178 x 218 pixels."""
 _INSIDE = ("", "celeba", "CelebA")
 _LARGEST_LIST = 2**28  # bytes; the official list has 2.6e7
 
 
 def read_celeba(
     root: Path,
-    crop: int | None = 148,
+    crop: int | None = CROP,
     size: int = 64,
     cache: Path | None = None,
     limit: int | None = None,
@@ -81,13 +83,18 @@ def find(root: Path) -> tuple[Path, Path]:
     Raises
     ------
     InputError
-        None of `LAYOUTS` is there; the complaint says if pictures are there that are not unpacked.
+        None of `LAYOUTS` is there; the complaint says if only the list is missing, or the pictures are not unpacked.
     """
-    for base in (root / name for name in _INSIDE):
-        for pictures, attributes in LAYOUTS:
-            if (base / pictures).is_dir() and (base / attributes).is_file():
-                return base / pictures, base / attributes
-    packed = [base / f"{name}.zip" for base in (root, root / "celeba") for name in (LAYOUTS[0][0], LAYOUTS[1][0])]
+    bases = [root / name for name in _INSIDE]
+    places = [(base / pictures, base / attributes) for base in bases for pictures, attributes in LAYOUTS]
+    for pictures, attributes in places:
+        if pictures.is_dir() and attributes.is_file():
+            return pictures, attributes
+    unpacked = [place for place in places if any(place[0].glob("*.jpg"))]  # one layout's folder holds another's
+    if unpacked:
+        lists = " or ".join(str(attributes) for _, attributes in unpacked)
+        raise InputError(f"{unpacked[0][0]}: is there, its list of attributes is not; download {lists}")
+    packed = (pictures.with_name(f"{pictures.name}.zip") for pictures, _ in places)
     zipped = next((path for path in packed if path.is_file()), None)
     if zipped is not None:
         raise InputError(f"{zipped}: is packed; unpack it beside itself, and have {LAYOUTS[0][1]} where it came with")
@@ -102,7 +109,8 @@ def read_attributes(path: Path, limit: int) -> tuple[list[str], list[str], NDArr
     ----------
     path : Path
         As txt a line with the number of pictures, one with the names of the attributes, and one for each picture: its
-        file and -1 or 1 for each attribute. As csv the same without the number, image_id before the names.
+        file and -1 or 1 for each attribute. As csv the same without the number, image_id before the names; that it
+        ends too early is then not seen.
     limit : int
         Rows to read.
 
@@ -118,20 +126,19 @@ def read_attributes(path: Path, limit: int) -> tuple[list[str], list[str], NDArr
     Raises
     ------
     InputError
-        The list is not of that form.
+        The list is not of that form, or its length is not the one it declares.
     """
     if path.stat().st_size > _LARGEST_LIST:
         raise InputError(
             f"{path}: has {path.stat().st_size:,} bytes; a list of attributes has at most {_LARGEST_LIST:,}"
         )
     files: list[str] = []
-    values: list[list[str]] = []
+    values = bytearray()  # a byte for each, where their words would take a hundred
     try:
         with open(path, encoding="utf-8", newline="") as lines:
             as_table = path.suffix.lower() == ".csv"
             rows: Iterator[list[str]] = csv.reader(lines) if as_table else (line.split() for line in lines)
-            if not as_table:
-                next(rows)
+            declared = None if as_table else _declared(path, next(rows))
             names = next(rows)[as_table:]
             for row in rows:
                 if len(files) == limit:
@@ -139,7 +146,7 @@ def read_attributes(path: Path, limit: int) -> tuple[list[str], list[str], NDArr
                 if row:
                     _check_row(path, row, len(names))
                     files.append(row[0])
-                    values.append(row[1:])
+                    values += bytes(value == "1" for value in row[1:])
     except (UnicodeDecodeError, csv.Error, StopIteration) as error:
         raise InputError(f"{path}: not a list of attributes ({error}); download it again") from None
     if not files or not all(names) or not names:
@@ -148,13 +155,31 @@ def read_attributes(path: Path, limit: int) -> tuple[list[str], list[str], NDArr
         )
     if len(set(names)) < len(names) or len(set(files)) < len(files):
         raise InputError(f"{path}: lists an attribute or a picture twice; each once is needed: download it again")
-    return names, files, (np.array(values) == "1").astype(np.uint16)
+    if declared is not None and len(files) != min(declared, limit):
+        raise InputError(
+            f"{path}: declares {declared:,} pictures and lists {len(files):,}; download it again, or correct its first "
+            "line if it was shortened on purpose: limit takes the first pictures of a whole list"
+        )
+    return names, files, np.frombuffer(values, np.uint8).reshape(len(files), len(names)).astype(np.uint16)
+
+
+def _declared(path: Path, row: list[str]) -> int:
+    """The number of pictures, from the first row of a txt."""
+    try:
+        (number,) = row
+        return int(number)
+    except ValueError:
+        raise InputError(
+            f"{path}: begins with {' '.join(row)[:40]!r}; the number of pictures is needed: download it again"
+        ) from None
 
 
 def _check_row(path: Path, row: list[str], K: int) -> None:
     """Require the name of a file, without a folder, and K values."""
     name, *values = row
-    if len(values) != K or not set(values) <= {"-1", "1"}:
-        raise InputError(f"{path}: {name[:40]!r} has {len(values)} values; {K} are needed, each -1 or 1")
+    if len(values) != K:
+        raise InputError(f"{path}: {name[:40]!r} has {len(values)} values; {K} are needed: download it again")
+    if wrong := set(values) - {"-1", "1"}:
+        raise InputError(f"{path}: {name[:40]!r} has the value {min(wrong)[:40]!r}; each must be -1 or 1")
     if name != Path(name).name or "\0" in name or name in ("", ".", ".."):
         raise InputError(f"{path}: {name[:80]!r} is not the name of a picture in the folder beside it")

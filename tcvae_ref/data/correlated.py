@@ -1,4 +1,4 @@
-"""Factors that are not sampled uniformly and independently (paper, section 5.3): every combination stays possible."""
+"""Factors that are not drawn uniformly and independently, as the paper tries it: every pair stays possible."""
 
 import dataclasses
 
@@ -86,11 +86,14 @@ def correlated(data: FactorDataset, names: tuple[str, str], kind: str) -> Factor
     Raises
     ------
     InputError
-        A name or the kind is unknown, the names are the same, a factor has too few values, or the data have weights.
+        A name or the kind is unknown, the names are the same, a factor has too few values, or the data have weights
+        or no factors.
     """
     known = [factor.name for factor in data.factors]
     if data.weights is not None:
         raise InputError(f"correlated: {data.name} has probabilities already; give the data set without them")
+    if not known:
+        raise InputError(f"correlated: {data.name} has no factors; give a data set of two or more, or do without")
     if len(names) != 2 or names[0] == names[1]:
         raise InputError(f"correlated: factors are {', '.join(names)}; two different ones are needed")
     a, b = (known.index(option("correlated", "factor", name, known)) for name in names)

@@ -101,8 +101,12 @@ def _read_tensor(path: Path) -> NDArray[np.uint8]:
     except Exception as error:  # whatever a damaged or hostile file leads torch to
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: torch cannot read it as a tensor ({reason[0]}); save the tensor alone") from None
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        raise InputError(f"{path}: holds a {type(tensor).__name__}; a dense tensor alone is needed")
+    dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_nested
+    if not dense or tensor.is_meta:
+        raise InputError(
+            f"{path}: holds a {type(tensor).__name__}{' without values' if dense else ''}; a dense tensor with its "
+            "values is needed, alone"
+        )
     held = tensor.untyped_storage().nbytes()
     _check(path, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
     if tensor.numel() > held:

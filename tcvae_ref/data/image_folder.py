@@ -4,12 +4,11 @@ import fcntl
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,17 @@ from tcvae_ref.data.byte_arrays import map_bytes, write_bytes
 from tcvae_ref.data.factors import MOST_IMAGES, ByteImages, FactorDataset
 from tcvae_ref.types import ProgressHook
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_BATCH = 512  # pictures between two reports of progress
+_BATCH = 512  # pictures between two reports of progress, at most
+_BLOCK = 2**26  # bytes of images between them, at most
+_ORIENTATION = 0x0112  # among the metadata
+_TURNS = {
+    **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
+    **{6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"},
+}  # what puts a picture of each orientation upright, in Pillow's words
 
 
 class Preparation(NamedTuple):
@@ -57,6 +65,8 @@ def read_folder(
 ) -> FactorDataset:
     """Read all pictures in a folder and in the folders within it, in the order of their names.
 
+    Links to pictures are followed, links to folders are not. Transparency is dropped: what is beneath it counts.
+
     Parameters
     ----------
     root : Path
@@ -77,7 +87,7 @@ def read_folder(
     Raises
     ------
     InputError
-        There are no pictures, one is damaged or smaller than the crop, or Pillow is missing.
+        There are no pictures, one is damaged, too large or smaller than the crop, or Pillow is missing.
     OSError
         The folder or a picture cannot be read.
     """
@@ -154,7 +164,7 @@ def _alone(kept: Path) -> Iterator[None]:
 
 
 def _holds(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether a cache is there and whole."""
+    """Whether a cache of this shape is there, in its full length; the bytes themselves are not verified."""
     try:
         return map_bytes(path).shape == shape
     except (FileNotFoundError, InputError):
@@ -164,10 +174,9 @@ def _holds(path: Path, shape: tuple[int, int]) -> bool:
 def _prepared(files: Sequence[Path], wanted: Preparation, progress: ProgressHook | None) -> Iterator[NDArray[np.uint8]]:
     """Read pictures on all cores, in blocks (pictures, values)."""
     _require_pillow()
-    done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("error")  # of a picture of too many pixels, of damaged metadata
-        for batch in (files[start : start + _BATCH] for start in range(0, len(files), _BATCH)):
+    done, most = 0, max(1, min(_BATCH, _BLOCK // int(np.prod(wanted.shape))))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in (files[start : start + most] for start in range(0, len(files), most)):
             block = np.stack(list(pool.map(lambda path: prepare(path, wanted), batch)))
             done += len(block)
             if progress is not None:
@@ -185,23 +194,33 @@ def _require_pillow() -> None:
 def prepare(path: Path, wanted: Preparation) -> NDArray[np.uint8]:
     """Read one picture : (values,), turned as its metadata say, cropped, resized; of several frames the first.
 
+    Of 16 bits a channel in colour, Pillow takes the upper 8.
+
     Raises
     ------
     InputError
-        It is damaged, no picture, of more than 8 bits a channel, or smaller than the crop.
+        It is damaged, no picture, grey with numbers of more than 8 bits (Pillow's modes I and F), of more pixels than
+        `PIL.Image.MAX_IMAGE_PIXELS`, or smaller than the crop.
     OSError
         It cannot be opened.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with open(path, "rb") as file:
         try:
+            # Pillow warns of too many pixels while it opens; no filter keeps that from the caller, for filters belong
+            # to the whole process, other threads included.
             with Image.open(file) as opened:
-                upright = ImageOps.exif_transpose(opened)
-                if upright.mode.startswith(("I", "F")):
-                    raise InputError(f"{path}: has pixels of kind {upright.mode}; save it with 8 bits a channel")
-                picture = upright.convert("L" if wanted.channels == 1 else "RGB")
-        except InputError:
+                if Image.MAX_IMAGE_PIXELS is not None and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+                    raise Image.DecompressionBombError
+                opened.load()
+                picture = _plain(path, _upright(opened), "L" if wanted.channels == 1 else "RGB")
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # a warning that its filter raises
+            raise InputError(
+                f"{path}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, Pillow's limit against files that fill the "
+                "memory; make the picture smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+            ) from None
+        except (InputError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
             raise InputError(f"{path}: is damaged or no picture ({error}); copy or download it again") from None
@@ -210,6 +229,26 @@ def prepare(path: Path, wanted: Preparation) -> NDArray[np.uint8]:
     picture = picture.resize((wanted.size, wanted.size), Image.Resampling.BILINEAR)
     values = np.asarray(picture)
     return (values if wanted.channels == 1 else values.transpose(2, 0, 1)).reshape(-1)
+
+
+def _upright(picture: "Image.Image") -> "Image.Image":
+    """Turn a picture as its metadata say; where they are damaged, it is taken as it is."""
+    from PIL.Image import Transpose
+
+    try:
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever damaged metadata lead Pillow to: the pixels are read already
+        return picture
+    return picture if turn is None else picture.transpose(Transpose[turn])
+
+
+def _plain(path: Path, picture: "Image.Image", mode: str) -> "Image.Image":
+    """Convert to grey, L, or colour, RGB, without what is transparent about it."""
+    if picture.mode.startswith(("I", "F")):
+        raise InputError(f"{path}: has pixels of kind {picture.mode}; save it with 8 bits a channel")
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # Pillow warns of any shorter way
+    return picture.convert(mode)
 
 
 def _central_box(path: Path, size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:

@@ -5,10 +5,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.training.settings import Settings
 
 ORDER, SECOND_ORDER = 1, 4  # streams of random numbers
+WITH_REPLACEMENT = ("mws", "minibatch")
+"""Estimators that take a batch of independent draws; the others' weights are those of draws without replacement."""
 
 
 def epoch_order(seed: int, epoch: int, dataset_size: int, stream: int = ORDER) -> NDArray[np.int64]:
@@ -20,7 +23,9 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
     """Make a function from a step, counted from 0, to its batch : (M,), indices of inputs.
 
     Without weights every epoch visits the data once, in an order of its own, a remainder below M left out. With weights
-    each batch is M independent draws from p(n), with replacement, and an epoch is only as many of them.
+    each batch is M independent draws from p(n), with replacement, and an epoch is only as many of them. The stratified
+    estimators weigh a batch as uniform draws without replacement, and would be wrong then; they are refused with every
+    objective, for those that do not maximise the estimate record it.
 
     Parameters
     ----------
@@ -28,7 +33,18 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
     data : FactorDataset
     stream : int
         `ORDER`, or `SECOND_ORDER` for batches independent of those.
+
+    Raises
+    ------
+    InputError
+        The batch is larger than the data set; or the data have weights and the estimator is none of
+        `WITH_REPLACEMENT`.
     """
+    if data.weights is not None and settings.estimator not in WITH_REPLACEMENT:
+        raise InputError(
+            f"settings: estimator={settings.estimator!r} with {data.name}, which is drawn by its weights, with "
+            "replacement; its own weights are for uniform draws without: choose mws"
+        )
     N, M, seed = len(data), settings.batch, settings.seed
     steps_per_epoch = settings.steps_per_epoch(N)
     if data.weights is not None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
+from tcvae_ref.data.celeba import CROP as CELEBA_CROP
 from tcvae_ref.data.dsprites import grid as dsprites_grid
 from tcvae_ref.data.dsprites import render
 from tcvae_ref.data.factors import FactorDataset
@@ -15,8 +16,6 @@ KINDS = ("grid", "file", "heads", "faces", "celeba", "folder")
 """What images can come from; a source is exactly one of them."""
 PHOTOGRAPHS = ("celeba", "folder")
 """Those of any size, which are cropped and resized."""
-CELEBA_CROP = 148
-"""The usual `DataSource.crop` of CelebA, of 178 x 218 pixels."""
 
 
 class DataSource(NamedTuple):
@@ -35,7 +34,8 @@ class DataSource(NamedTuple):
     folder: str | None = None
     """A folder of images."""
     crop: int | None = None
-    """Side of the centre crop of photographs, pixels; None: the whole picture."""
+    """Side of the centre crop of photographs, pixels; 0: none, the whole picture; None: what is usual for the kind,
+    148 of CelebA and none of a folder."""
     limit: int | None = None
     """Photographs to take at most; None: all."""
     correlated: tuple[str, str, str] | None = None
@@ -56,6 +56,12 @@ class DataSource(NamedTuple):
             raise InputError(f"data: {given} is named; one of {', '.join(KINDS)} is needed")
         return named[0]
 
+    @property
+    def central_crop(self) -> int:
+        """Side of the centre crop that is made, pixels; 0: none."""
+        usual = CELEBA_CROP if self.celeba is not None else 0
+        return usual if self.crop is None else self.crop
+
     def checked(self) -> "DataSource":
         """Itself, when it names one source in full.
 
@@ -69,13 +75,14 @@ class DataSource(NamedTuple):
         sizes = kind in ("grid", "heads") and isinstance(value, tuple) and all(isinstance(size, int) for size in value)
         if not (isinstance(value, str) or sizes):
             raise InputError(f"data: {kind} is {value!r}; a name{' or sizes' if kind in ('grid', 'heads') else ''}")
-        for name in ("crop", "limit"):
+        for name, least in (("crop", 0), ("limit", 1)):
             if getattr(self, name) is not None:
-                checks.whole_number("data", name, getattr(self, name), 1)
+                checks.whole_number("data", name, getattr(self, name), least)
                 if kind not in PHOTOGRAPHS:
                     raise InputError(f"data: {name} is for {' and '.join(PHOTOGRAPHS)}; leave it out for {kind}")
         pair = self.correlated
-        if pair is not None and not (len(pair) == 3 and all(isinstance(word, str) for word in pair)):
+        words = isinstance(pair, tuple) and all(isinstance(word, str) for word in pair)
+        if pair is not None and not (words and len(pair) == 3):
             raise InputError(f"data: correlated is {pair!r}; two factors and how they are correlated are needed")
         return self
 
@@ -94,7 +101,7 @@ class DataSource(NamedTuple):
         return cls(**entries).checked()
 
 
-def load_source(source: DataSource, progress: ProgressHook | None = None) -> FactorDataset:
+def load_source(source: DataSource, progress: ProgressHook | None = None, cache: Path | None = None) -> FactorDataset:
     """Render or read the images of a source.
 
     Parameters
@@ -102,6 +109,9 @@ def load_source(source: DataSource, progress: ProgressHook | None = None) -> Fac
     source : DataSource
     progress : function, optional
         Called as progress(done, total), in images.
+    cache : Path, optional
+        A folder to keep photographs in as they are after cropping and resizing; the next call, or another process,
+        maps them from there. No part of the source: the images are the same. The other kinds have no use for it.
 
     Returns
     -------
@@ -114,7 +124,7 @@ def load_source(source: DataSource, progress: ProgressHook | None = None) -> Fac
     OSError
         A file cannot be read.
     """
-    data = _images(source.checked(), progress)
+    data = _images(source.checked(), progress, cache)
     if source.correlated is None:
         return data
     from tcvae_ref.data.correlated import correlated
@@ -123,7 +133,7 @@ def load_source(source: DataSource, progress: ProgressHook | None = None) -> Fac
     return correlated(data, (first, second), how)
 
 
-def _images(source: DataSource, progress: ProgressHook | None) -> FactorDataset:
+def _images(source: DataSource, progress: ProgressHook | None, cache: Path | None) -> FactorDataset:
     """The images of a source, every one as probable as the others; readers are imported when they are called."""
     if source.grid is not None:
         return render(dsprites_grid(source.grid), progress=progress)
@@ -137,11 +147,12 @@ def _images(source: DataSource, progress: ProgressHook | None) -> FactorDataset:
         from tcvae_ref.data.faces import read_faces
 
         return read_faces(Path(source.faces), progress=progress)
+    crop = source.central_crop or None
     if source.celeba is not None:
         from tcvae_ref.data.celeba import read_celeba
 
-        return read_celeba(Path(source.celeba), crop=source.crop, limit=source.limit, progress=progress)
+        return read_celeba(Path(source.celeba), crop=crop, cache=cache, limit=source.limit, progress=progress)
     from tcvae_ref.data.image_folder import read_folder
 
     assert source.folder is not None
-    return read_folder(Path(source.folder), crop=source.crop, limit=source.limit, progress=progress)
+    return read_folder(Path(source.folder), crop=crop, cache=cache, limit=source.limit, progress=progress)
