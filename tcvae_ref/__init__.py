@@ -1,8 +1,9 @@
 """beta-TCVAE (Chen, Li, Grosse, Duvenaud 2018, arXiv:1802.04942), written to be read and to be trusted.
 
-The reference: `gaussian`, `likelihood`, `estimators`, `decomposition`, `objectives`, `networks`. Round it:
-`data`, `training`, `metrics`, `figures`, the `oracle` that judges other implementations, and the command line
-`tcvae-ref`. `README.md` in this folder leads from the paper's equations to the functions.
+The reference: `gaussian`, `likelihood`, `estimators`, `decomposition`, `objectives`, `priors`, `discriminator`,
+`networks`, `convolution`, `conv_networks`. Round it: `data`, `training`, `metrics`, `studies`, `figures`, the `oracle`
+that judges other implementations, and the command line `tcvae-ref`. `README.md` in this folder leads from the paper's
+equations to the functions.
 """
 
 from tcvae_ref.checks import InputError
@@ -30,10 +31,11 @@ from tcvae_ref.gaussian import (
     reparameterise,
 )
 from tcvae_ref.likelihood import bernoulli_log_likelihood, gaussian_log_likelihood
-from tcvae_ref.objectives import ElboTerms, beta_tcvae, beta_vae, elbo_terms, vae
+from tcvae_ref.objectives import ElboTerms, beta_tcvae, beta_vae, elbo_terms, factor_vae, vae
+from tcvae_ref.priors import log_flow, log_laplace
 from tcvae_ref.types import ExpectedLogQz, LogQz
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "ElboTerms",
@@ -50,11 +52,14 @@ __all__ = [
     "expected_log_qz_mss",
     "expected_log_qz_mws",
     "expected_log_qz_symmetric_mss",
+    "factor_vae",
     "gaussian_log_likelihood",
     "kl_terms",
     "kl_to_standard_normal",
     "log_density",
     "log_density_matrix",
+    "log_flow",
+    "log_laplace",
     "log_qz_exact",
     "log_qz_minibatch",
     "log_qz_mss",

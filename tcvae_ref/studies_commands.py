@@ -27,6 +27,7 @@ from tcvae_ref.types import Array, ProgressHook
 
 STORE = Path("studies")
 STUDY, MEASURED, PAGE, COMMAND = "study.toml", "measured.csv", "page.html", "command.txt"
+RUNS = runner.RUNS
 TRAVERSALS = Path("figures") / "traversals.png"
 """In a run's folder."""
 _MEASURED = "measured"
@@ -62,14 +63,17 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.study is None:
         raise InputError(f"sweep: no study is named; choose one of {', '.join(study.shipped())}, or give a TOML file")
-    workers = whole_number("sweep", "--jobs", arguments.jobs or os.cpu_count() or 1, 1, 10_000)
+    jobs = os.cpu_count() or 1 if arguments.jobs is None else arguments.jobs
+    workers = whole_number("sweep", "--jobs", jobs, 1, 10_000)
     of = study.read(study.find(arguments.study))
+    if of.name in (RUNS, runner.PHOTOGRAPHS):
+        raise InputError(f"sweep: a study named {of.name} would write into the store's own folder; rename its file")
     store = arguments.out.absolute()
     check_folder(store)
     kernels, said = _kernels(arguments.kernels)
-    jobs = _jobs(of, kernels)
-    done = sum(runner.result_of(store, job) is not None for job in jobs)
-    print(f"{of.name}: {len(jobs)} {_unit(of)}, {done} of them done; {said}", flush=True)
+    pieces = _jobs(of, kernels)
+    done = sum(runner.result_of(store, job) is not None for job in pieces)
+    print(f"{of.name}: {len(pieces)} {_unit(of)}, {done} of them done; {said}", flush=True)
     if arguments.dry_run:
         for run in of.runs:
             print(f"{run.key}  {study.described(run.source)}  {_differing(of, run)}")
@@ -80,7 +84,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         _make_ready(kernels)
         with Progress("sweep, in % of a run") as progress:
             found = runner.sweep(
-                *(jobs, store, _work, said, workers, arguments.on, progress), retry=arguments.retry_failed
+                *(pieces, store, _work, said, workers, arguments.on, progress), retry=arguments.retry_failed
             )
         command = _command(arguments)
         _write(of, found, folder, command)
@@ -102,12 +106,13 @@ def _unit(of: Study) -> str:
 
 def _command(arguments: argparse.Namespace) -> str:
     out = [] if arguments.out == STORE else ["--out", str(arguments.out)]
-    return shlex.join(["tcvae-ref", "sweep", arguments.study, *out])
+    kernels = [] if arguments.kernels == "auto" else ["--kernels", arguments.kernels]
+    return shlex.join(["tcvae-ref", "sweep", arguments.study, *out, *kernels])
 
 
 def _differing(of: Study, run: RunSpec) -> str:
     """What tells a run from the study's others."""
-    names = study.subset([*run.settings.to_json()], of.runs)
+    names = [name for name in study.subset([*run.settings.to_json()], of.runs) if run.settings.idle(name) is None]
     return ", ".join(f"{name} {study.described(getattr(run.settings, name))}" for name in names)
 
 
@@ -272,8 +277,9 @@ def _draw(of: Study, folder: Path, command: str, out: Path) -> None:
         with atomic_write(out / f"{picture.name}.png") as file:
             file.write(content)
         print(f"figure: {out / picture.name}.png")
-    runs = [(f"{run.key}: {_differing(of, run)}", folder.parent / "runs" / run.key / TRAVERSALS) for run in of.runs]
-    traversals = [(said, path) for said, path in runs if path.is_file()]
+    models = [] if of.figure == BIAS else rows
+    runs = [(f"{row['key']}: {results.told_apart(rows, row)}", folder.parent / RUNS / row["key"]) for row in models]
+    traversals = [(said, path / TRAVERSALS) for said, path in runs if (path / TRAVERSALS).is_file()]
     with atomic_write(out / PAGE) as file:
         file.write(page.page(of, lines, drawn, rows, traversals, command).encode())
     print(f"page: {out / PAGE}")

@@ -41,7 +41,7 @@ EXTRAS = {
     "oracle": EXTRAS_OF_THE_ORACLE,
     "metrics": {"sklearn", "dask"},
     "data": {"PIL", "torch"},
-    "studies": {"joblib", "distributed", "threadpoolctl", "matplotlib", "pyarrow", "PIL"},
+    "studies": {"joblib", "distributed", "sklearn", "threadpoolctl", "matplotlib", "pyarrow"},
 }
 """What single modules of a room use, and import when they are called or are not imported without."""
 

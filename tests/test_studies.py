@@ -23,11 +23,11 @@ from tcvae_ref import InputError, studies_commands
 from tcvae_ref.estimators import expected_log_qz_mss, expected_log_qz_symmetric_mss, log_qz_exact, log_weights_mss
 from tcvae_ref.metrics import factor_vae_metric
 from tcvae_ref.representations import Representation
-from tcvae_ref.studies import bias, column_weights, results, sensitivity, study, table
+from tcvae_ref.studies import bias, column_weights, results, runner, sensitivity, study, table
 from tcvae_ref.studies import figures as study_figures
 from tcvae_ref.studies.bias import Cell
 from tcvae_ref.studies.statistics import bootstrap, quartiles, shift
-from tcvae_ref.training import Run, Settings
+from tcvae_ref.training import Run, Settings, initial_state, load_source, train
 
 ABOUT = {"title": "A study", "claim": "That it works.", "figure": "lines", "seeds": [0, 1], "series": ["objective"]}
 BASE = {
@@ -87,6 +87,11 @@ def sweep(*arguments):
     return parsed.run(parsed)
 
 
+def killed(*arguments):
+    """A worker's work that the system puts an end to."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def figures(folder, out=None):
     return studies_commands.draw_study(argparse.Namespace(folder=Path(folder), out=out))
 
@@ -94,7 +99,11 @@ def figures(folder, out=None):
 class TestFiles:
     def test_lists_are_multiplied_and_blocks_put_one_after_the_other(self):
         of = parse(
-            grid=[{"objective": ["beta-vae", "beta-tcvae"], "beta": [1, 4, 16]}, {"objective": "vae", "latent": [2, 3]}]
+            {"series": ["objective", "latent"]},
+            grid=[
+                {"objective": ["beta-vae", "beta-tcvae"], "beta": [1, 4, 16]},
+                {"objective": "vae", "latent": [2, 3]},
+            ],
         )
         told = [(r.settings.objective, r.settings.beta, r.settings.latent, r.settings.seed) for r in of.runs]
         products = [
@@ -103,7 +112,9 @@ class TestFiles:
         assert told == products + [("vae", Settings().beta, latent, seed) for latent in (2, 3) for seed in (0, 1)]
 
     def test_what_has_no_part_in_a_run_makes_no_second_one(self):
-        of = parse(grid={"objective": ["vae", "beta-vae"], "beta": [1, 4], "gamma": [0, 1]})
+        of = parse(
+            {"series": ["objective", "gamma"]}, grid={"objective": ["vae", "beta-vae"], "beta": [1, 4], "gamma": [0, 1]}
+        )
         assert len(of.runs) == len({run.key for run in of.runs}) == 2 + 2 * 2
 
     def test_studies_share_what_is_the_same(self):
@@ -111,12 +122,13 @@ class TestFiles:
         shared = {run.key for run in one.runs} & {run.key for run in other.runs}
         assert shared == {run.key for run in one.runs if run.settings.seed == 1}
 
-    @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings) if f.name != "seed"])
+    @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Settings)])
     def test_every_setting_changes_the_key(self, name):
         (run,) = parse(about={"seeds": [0]}, grid={"objective": "beta-tcvae"}).runs
         value = getattr(run.settings, name)
-        changed = run.settings.to_json() | {name: [*value, 8] if isinstance(value, tuple) else f"{value}!"}
-        assert study.key(changed) != study.key(run.settings.to_json())
+        words = {"objective": "vae", "estimator": "mws", "prior": "flow", "network": "conv"}
+        other = words.get(name) or ((*value, 8) if isinstance(value, tuple) else value + 1)
+        assert run._replace(settings=dataclasses.replace(run.settings, **{name: other})).key != run.key
 
     def test_data_changes_the_key(self):
         keys = [
@@ -144,6 +156,20 @@ class TestFiles:
             ({"grid": {"beta": [1]}, "about": {"figure": "bias"}}, "needs the tables [study] and [bias]"),
             ({"grid": {"beta": [1]}, "grdi": {}}, "did you mean 'grid'"),
             ({"grid": {"beta": list(range(6000))}}, "more than 10,000 runs"),
+            ({"grid": {"objective": "vae", "beta": list(range(6000))}}, "more than 10,000 runs"),
+            ({"grid": []}, "empty list"),
+            ({"grid": {"beta": [10**400]}}, "beta="),
+            ({"grid": {"encoder": [128, 256]}}, "encoder=128; the widths"),
+            ({"grid": {"beta": [1]}, "base": {"encoder": True}}, "encoder=True; the widths"),
+            ({"grid": {"beta": [1], "latent": [2, 3]}}, "differ in latent"),
+            ({"grid": {"learning_rate": [1e-3, 1e-3 * (1 + 1e-9)]}}, "differ in learning_rate"),
+            ({"grid": {"beta": [1]}, "about": {"y": ["migg"]}}, "did you mean 'mig'"),
+            ({"grid": {"beta": [1]}, "about": {"y": ["factor_vae"]}}, "column"),
+            ({"grid": {"beta": [1]}, "about": {"x": "objective"}}, "a setting that is a number"),
+            ({"grid": {"objective": ["vae", "beta-tcvae"], "alpha": [0, 1]}, "about": {"x": "alpha"}}, "no part"),
+            ({"grid": {"beta": [1]}, "base": {"data": {"grid": "hearst"}}}, "did you mean 'hearts'"),
+            ({"grid": {"beta": [1]}, "base": {"data": {"grid": [1, 2, 3]}}}, "sizes"),
+            ({"grid": {"beta": [1]}, "bias": {"N": [1]}}, "needs the tables"),
         ],
     )
     def test_mistakes_are_answered(self, tables, said):
@@ -287,6 +313,9 @@ class TestBias:
             ({"N": [10], "M": [20], "D": [2], "sigma": [1]}, "every M exceeds"),
             ({"N": [10], "M": [2], "D": [2], "sigma": [0]}, "above 0"),
             ({"N": [10], "M": [2], "D": [2.5], "sigma": [1]}, "whole number"),
+            ({"N": [10], "M": [2], "D": [1], "sigma": [1]}, "at least 2"),
+            ({"N": [10], "M": [2], "D": [2], "sigma": [1], "batches": [10, 20]}, "one number"),
+            ({"N": [10] * 101, "M": [2] * 100, "D": [2], "sigma": [1]}, "more than 10,000"),
             ({"n": [10]}, "did you mean 'N'|choose one of"),
         ):
             with pytest.raises(InputError, match=said):
@@ -294,6 +323,27 @@ class TestBias:
 
 
 class TestSensitivity:
+    @pytest.mark.parametrize(
+        ("numbers", "said"),
+        [
+            ({"factor_vae_batch": [2.5, 64]}, "whole number"),
+            ({"factor_vae_batch": [1, 64]}, "at least 2"),
+            ({"higgins_inverse_regularisation": [0.0, 1.0]}, "above 0"),
+            ({"higgins_batch": [1, 256]}, "64 among them"),
+            ({"higgins_batch": [64, 64]}, "different values"),
+        ],
+    )
+    def test_values_are_checked_before_anything_is_trained(self, numbers, said):
+        with pytest.raises(InputError, match=said):
+            sensitivity.settings(numbers)
+
+    def test_a_score_that_cannot_be_had_is_reported(self, models):
+        of = dataclasses.replace(models[0], log_var=None)
+        rows = sensitivity.measure(of, {"mig_binned_bins": [20], "repeats": [1]}, lambda done, total: None)
+        assert rows[0]["score"] is None
+        assert "log_var" in rows[0]["reason"]
+        assert rows[1]["score"] is not None
+
     @pytest.fixture(scope="class")
     @classmethod
     def models(cls):
@@ -317,7 +367,16 @@ class TestSensitivity:
         rows = sensitivity.measure(models[2], numbers, lambda done, total: None)
         assert rows[1]["score"] < rows[2]["score"]
 
-    def test_movements(self):
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_a_score_that_orders_nothing_agrees_with_nothing(self, order):
+        rows = [
+            {"key": key, "metric": "higgins", "dial": "batch", "value": value, "repeat": 0, "score": score}
+            for key, usual in (("a", 0.1), ("b", 0.2), ("c", 0.3))
+            for value, score in ((64, usual), (1, 0.0))
+        ]
+        assert sensitivity.movements(rows[::order])[0].agreement == 0.0
+
+    def test_movements(self, tmp_path):
         rows = [
             {
                 "key": key,
@@ -331,7 +390,9 @@ class TestSensitivity:
             for value, score in zip((1, 64), scores, strict=True)
             for repeat in (0, 1)
         ]
-        (moved,) = sensitivity.movements(rows)
+        missing = {**rows[0], "key": "d", "score": None}
+        table.write([*rows, missing], tmp_path / "measured.csv")
+        (moved,) = sensitivity.movements(table.read(tmp_path / "measured.csv"))
         assert moved.range == pytest.approx(0.2)
         assert moved.noise == pytest.approx(0.01 / 2**0.5)
         assert moved.agreement == pytest.approx(-1.0)  # the order at batch 1 is the reverse of that at 64
@@ -434,10 +495,71 @@ if __name__ == "__main__":
                 assert done.returncode != 0
                 assert "each needs one" in done.stderr
 
-    def test_a_cluster_that_is_not_there(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("address", "said"), [("localhost", "dask://HOST:PORT"), ("dask://127.0.0.1:1", "no Dask scheduler answers")]
+    )
+    def test_a_cluster_that_is_not_there(self, tmp_path, address, said, monkeypatch):
+        distributed = pytest.importorskip("distributed")
+        patient = distributed.Client
+        monkeypatch.setattr(distributed, "Client", lambda *a, **k: patient(*a, **{**k, "timeout": 1}))
         (tmp_path / "small.toml").write_text(TOML)
-        with pytest.raises(InputError, match="dask://HOST:PORT"):
-            sweep(tmp_path / "small.toml", "--out", tmp_path, "--kernels", "numpy", "--on", "10.0.0.1")
+        with pytest.raises(InputError, match=said):
+            sweep(tmp_path / "small.toml", "--out", tmp_path, "--kernels", "numpy", "--on", address)
+
+    def test_a_half_trained_run_goes_on(self, swept, tmp_path):
+        """A checkpoint from the middle of a run leads to the same row, and is what the run goes on from."""
+        (tmp_path / "one.toml").write_text(TOML.replace("[0, 1, 2, 3, 4]", "[0]").replace("[1, 4]", "[4]"))
+        spec = study.read(tmp_path / "one.toml").runs[0]
+        data, folder = load_source(spec.source), tmp_path / "runs" / spec.key
+        run, saved = Run.create(folder, spec.settings, spec.source, data), []
+        state = initial_state(spec.settings, data.images.pixels)
+        train(spec.settings, data, state, saved.append, lambda *seen: None, lambda: len(saved) == 100)
+        assert saved[-1].step == 100
+        run.save(saved[-1])
+        sweep(tmp_path / "one.toml", "--out", tmp_path, "--jobs", 1, "--kernels", "numpy")
+        expected = next(r for r in table.read(swept / "small" / "results.csv") if r["key"] == spec.key)
+        found = next(r for r in table.read(tmp_path / "one" / "results.csv") if r["key"] == spec.key)
+        assert found == expected
+
+    def test_a_worker_that_is_killed(self, tmp_path, monkeypatch):
+        (tmp_path / "small.toml").write_text(TOML)
+        monkeypatch.setattr(studies_commands, "_work", killed)
+        with pytest.raises(InputError, match="fewer --jobs"):
+            sweep(tmp_path / "small.toml", "--out", tmp_path, "--kernels", "numpy", "--jobs", 2)
+
+    def test_no_jobs(self, tmp_path):
+        (tmp_path / "small.toml").write_text(TOML)
+        with pytest.raises(InputError, match="--jobs=0"):
+            sweep(tmp_path / "small.toml", "--out", tmp_path, "--jobs", 0)
+
+    def test_a_run_that_was_changed_by_other_means(self, swept, tmp_path):
+        """Trained for longer under the same name, it is no longer the study's."""
+        store = tmp_path / "store"
+        subprocess.run(["cp", "-r", swept, store], check=True)
+        content = store / "runs" / table.read(swept / "small" / "results.csv")[0]["key"] / "run.json"
+        content.write_text(content.read_text().replace('"epochs": 60', '"epochs": 61'))
+        (content.parent / "result.json").unlink()
+        with pytest.raises(InputError, match="is not the run of its name"):
+            sweep(tmp_path / "store" / "small.toml", "--out", store, "--jobs", 1, "--kernels", "numpy")
+
+    def test_a_measurement_that_fails_leaves_what_was_measured_before(self, swept, tmp_path):
+        store, key = tmp_path / "store", table.read(swept / "small" / "results.csv")[0]["key"]
+        subprocess.run(["cp", "-r", swept, store], check=True)
+        kept = (store / "runs" / key / "result.json").read_bytes()
+        job = runner.Job(key, ("mig", "more"), None)
+
+        def refuse(*arguments):
+            raise runner.Failed("no")
+
+        with pytest.raises(InputError, match="no; its earlier result is kept"):
+            runner.do(job, store, refuse, "NumPy", None)
+        assert (store / "runs" / key / "result.json").read_bytes() == kept
+        runner.do(job, store, lambda *arguments: {"more": {"more": 1.0}}, "other kernels", None)
+        before, after = json.loads(kept), json.loads((store / "runs" / key / "result.json").read_text())
+        assert after["parts"] == {**before["parts"], "more": {"more": 1.0}}
+        assert after["computed_with"] == "NumPy; other kernels"
+        assert after["versions"] == before["versions"]
+        assert after["seconds"] >= before["seconds"]
 
     def test_failed_runs_are_reported_and_tried_again_when_asked(self, tmp_path, capsys):
         toml = TOML.replace("[0, 1, 2, 3, 4]", "[0]").replace("epochs = 60", "epochs = 2")
@@ -539,7 +661,7 @@ class TestFigures:
             rows = [row for cell in cells for row in bias.measure(cell, estimators, log_qz_exact, lambda *a: None)]
             runs = rows
         elif of.figure == "sensitivity":
-            runs = [made_up(of, run) for run in of.runs]
+            runs = made_up(of, tmp_path)
             rows = [
                 {"key": run.key, "metric": m, "dial": d, "value": v, "repeat": r, "score": 0.1 * r + 0.01 * i}
                 for i, run in enumerate(of.runs)
@@ -547,7 +669,7 @@ class TestFigures:
                 for r in (0, 1)
             ]
         else:
-            runs = [made_up(of, run) for run in of.runs]
+            runs = made_up(of, tmp_path)
             rows = [row for row in runs if row["status"] == "done"]
         assert results.lines_of(of, rows)
         for picture in study_figures.pictures(of, rows, runs, "tcvae-ref sweep it"):
@@ -555,9 +677,42 @@ class TestFigures:
             assert of.figure == "bias" or "1 failed" in picture.caption
             picture.figure.savefig(tmp_path / "a.png")
 
+    @pytest.mark.parametrize("figure", ["lines", "trade-off", "scatter"])
+    def test_every_run_is_drawn_in_its_panel(self, figure, tmp_path):
+        of = parse({"figure": figure, "panels": "latent"}, grid={"latent": [2, 3], "beta": [1, 4, 16]})
+        rows = made_up(of, tmp_path)[1:]
+        (picture,) = study_figures.pictures(of, rows, rows, "it")
+        axes = [axis for axis in picture.figure.axes if axis.get_ylabel() == "MIG" and axis.get_xlabel() != "beta"]
+        shown = axes if figure != "lines" else picture.figure.axes
+        points = [sum(len(line.get_xdata()) for line in axis.lines if line.get_alpha()) for axis in shown]
+        each = {"lines": [5, 6], "trade-off": [5, 5, 6, 6], "scatter": [5, 6]}  # the first run failed
+        assert points == each[figure]
 
-def made_up(of, run):
-    """A row as a run would leave it; the first run of a study failed."""
+    def test_runs_without_a_score_are_left_out(self, tmp_path):
+        for figure in ("lines", "trade-off", "scatter"):
+            of = parse({"figure": figure}, grid={"objective": ["beta-vae", "beta-tcvae"], "beta": [1, 4]})
+            rows = [{**row, "mig": None} for row in made_up(of, tmp_path)]
+            assert results.lines_of(of, rows)
+            assert study_figures.pictures(of, rows, rows, "it")
+
+    def test_what_has_no_part_is_in_no_label(self, tmp_path):
+        of = parse(
+            {"figure": "systems", "series": ["objective", "beta"]},
+            grid=[{"objective": "vae"}, {"objective": "beta-vae", "beta": [1, 4]}],
+        )
+        rows = made_up(of, tmp_path)
+        assert {results.label(of, row) for row in rows} == {"vae", "beta-vae, beta = 1", "beta-vae, beta = 4"}
+        assert rows[0]["beta"] is None
+
+
+def made_up(of, tmp_path):
+    """A study's table as runs would leave it, written and read back; the first run failed."""
+    table.write([made_up_row(of, run) for run in of.runs], tmp_path / "made_up.csv")
+    return table.read(tmp_path / "made_up.csv")
+
+
+def made_up_row(of, run):
+    """A row as a run would leave it."""
     failed = run is of.runs[0]
     score = 0.1 * run.settings.seed
     parts = {
@@ -568,5 +723,4 @@ def made_up(of, run):
     }
     parts["decomposition"] |= {"elbo": -60.0, "mutual_information": 3.0}
     result = {"status": "failed" if failed else "done", "reason": "", "parts": {} if failed else parts}
-    row = table.numbers(of, run, {**result, "versions": {}, "computed_with": "NumPy"})
-    return {name: table._value(str(table._cell(value))) for name, value in row.items()}
+    return table.numbers(of, run, {**result, "versions": {}, "computed_with": "NumPy"})

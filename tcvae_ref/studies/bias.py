@@ -9,6 +9,7 @@ direction to compare. z_n = mu_n + exp(log_var_n / 2) eps_n.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,12 +22,12 @@ from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.decomposition import KLTerms, kl_terms
 from tcvae_ref.gaussian import reparameterise
-from tcvae_ref.studies.study import key
+from tcvae_ref.studies.study import MOST_RUNS, key
 from tcvae_ref.types import Array, ExpectedLogQz, ExpectedLogQzEstimator, LogQzEstimator, ProgressHook
 
 EXACT = "exact"
 SIZES = ("N", "M", "D", "sigma")
-_USUAL: dict[str, list[Any]] = {"batches": [40], "exact_draws": [4]}
+_USUAL: dict[str, list[Any]] = {"batches": [40], "exact_draws": [4]}  # the same for all cells
 
 
 class Cell(NamedTuple):
@@ -61,10 +62,15 @@ def cells(numbers: Mapping[str, list[Any]]) -> tuple[Cell, ...]:
     missing = [name for name in SIZES if name not in numbers]
     if missing:
         raise InputError(f"{where}: {', '.join(missing)} missing; lists of {', '.join(SIZES)} are needed")
+    for name in _USUAL:
+        if len(numbers.get(name, [0])) != 1:
+            raise InputError(f"{where}: {name}={numbers[name]}; one number is needed, such as {_USUAL[name]}")
+    if math.prod(map(len, numbers.values())) > MOST_RUNS:
+        raise InputError(f"{where}: more than {MOST_RUNS:,} combinations; make its lists shorter")
     found = []
     for values in itertools.product(*({**_USUAL, **numbers}[name] for name in Cell._fields)):
         cell = Cell(*values)
-        for name, least in (("N", 2), ("M", 2), ("D", 1), ("batches", 2), ("exact_draws", 1)):
+        for name, least in (("N", 2), ("M", 2), ("D", 2), ("batches", 2), ("exact_draws", 1)):  # D = 1: TC is 0
             checks.whole_number(where, name, getattr(cell, name), least, 10**6)
         checks.real_number(where, "sigma", cell.sigma, 0.0, above=True)
         found.append(cell._replace(sigma=float(cell.sigma)))

@@ -8,8 +8,9 @@ import numpy as np
 
 from tcvae_ref.figures import NotInstalled
 from tcvae_ref.studies.results import Group, groups, label, name_of
+from tcvae_ref.studies.results import panel as panel_of
 from tcvae_ref.studies.statistics import quartiles
-from tcvae_ref.studies.study import BIAS, SENSITIVITY, Study
+from tcvae_ref.studies.study import BIAS, SENSITIVITY, Study, described
 from tcvae_ref.studies.table import Row
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def _what_was_run(study: Study, rows: Sequence[Row]) -> str:
         "batch",
         "epochs",
     ):
-        values = {str(row[name]) for row in rows if name in row}
+        values = {described(row[name]) for row in rows if row.get(name) is not None}
         if len(values) == 1:
-            same.append(f"{name} {values.pop().removesuffix('.0')}")
+            same.append(f"{name} {values.pop()}")
     seeds = len({run.settings.seed for run in study.runs})
     return (
         f"{len(rows)} runs ({failed} failed) over {seeds} seed{'s' if seeds > 1 else ''}, none selected; "
@@ -124,6 +125,13 @@ def _sheet(rows: int, columns: int, width: float = 3.3, height: float = 2.9) -> 
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(axis: Any) -> None:
+    """Name the lines, if there are any."""
+    handles, names = axis.get_legend_handles_labels()
+    if handles:
+        axis.legend(handles, names, fontsize=_SMALL, frameon=False)
 
 
 def _look(place: int) -> dict[str, Any]:
@@ -185,9 +193,10 @@ def _lines(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", str]]
             axis.set_xlabel(_name(study.x), fontsize=9)
             axis.set_ylabel(_name(column), fontsize=9)
             axis.set_title(panel, fontsize=9)
-    axes[0, 0].legend(fontsize=_SMALL, frameon=False)
+    _legend(axes[0, 0])
     figure.suptitle(study.title, fontsize=11)
-    return [(study.name, figure, "Lines and bars: median and quartiles over seeds; small points: every run.")]
+    shown = "Lines and bars: median and quartiles over seeds; small points: every run; lines are set side by side."
+    return [(study.name, figure, shown)]
 
 
 def _trade_off(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", str]]:
@@ -204,7 +213,7 @@ def _trade_off(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", s
             axis.set_xlabel(_name(column), fontsize=9)
             axis.set_ylabel(_name(study.y[0]), fontsize=9)
         row[1].set_title(panel, fontsize=9)
-    axes[0, 0].legend(fontsize=_SMALL, frameon=False)
+    _legend(axes[0, 0])
     figure.suptitle(study.title, fontsize=11)
     shown = (
         f"Large markers, in the order of {study.x}: medians over seeds, with quartiles as bars at the left; small "
@@ -215,7 +224,11 @@ def _trade_off(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", s
 
 def _against(axis: Any, own: Sequence[Group], across: str, up: str, place: int) -> None:
     """Every run as a point, and the medians joined in the order of x."""
-    own = sorted((group for group in own if group.column(across)), key=lambda group: group.x)
+    complete = [
+        group._replace(rows=[row for row in group.rows if row.get(across) is not None and row.get(up) is not None])
+        for group in own
+    ]
+    own = sorted((group for group in complete if group.rows), key=lambda group: group.x)
     look = _look(place)
     for group in own:
         axis.plot(group.column(across), group.column(up), look["marker"], color=look["color"], **_POINTS)
@@ -264,10 +277,9 @@ def _scatter(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", str
             own = [
                 row
                 for row in rows
-                if row["status"] == "done"
-                and row.get("total_correlation") is not None
-                and label(study, row) == name
-                and (not study.panels or row[study.panels] == panel)
+                if row.get("total_correlation") is not None
+                and row.get(study.y[0]) is not None
+                and (panel_of(study, row), label(study, row)) == (panel, name)
             ]
             look = _look(place)
             axis.plot(
@@ -285,7 +297,7 @@ def _scatter(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", str
         axis.set_xlabel(f"{_name('total_correlation')} (exact)", fontsize=9)
         axis.set_ylabel(_name(study.y[0]), fontsize=9)
         axis.set_title(panel, fontsize=9)
-    axes[0, 0].legend(fontsize=_SMALL, frameon=False)
+    _legend(axes[0, 0])
     figure.suptitle(study.title, fontsize=11)
     return [(study.name, figure, "Every point is a run.")]
 
@@ -349,6 +361,7 @@ def _sensitivity(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure",
     dials = list(dict.fromkeys((row["metric"], row["dial"]) for row in rows if row["dial"]))
     columns = min(4, len(dials) + 1)
     figure, axes = _sheet(-(-(len(dials) + 1) // columns), columns, 2.6, 2.3)
+    rows = [row for row in rows if row["score"] is not None]
     mig = {row["key"]: row["score"] for row in rows if row["metric"] == "mig"}
     keys = sorted(mig, key=lambda name: float(mig[name]))
     flat = axes.ravel()
@@ -360,8 +373,10 @@ def _sensitivity(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure",
         own = [row for row in rows if (row["metric"], row["dial"]) == (metric, dial)]
         values = sorted({row["value"] for row in own})
         for rank, name in enumerate(keys):
-            scores = [[row["score"] for row in own if (row["key"], row["value"]) == (name, v)] for v in values]
-            axis.plot(range(len(values)), [np.mean(of) for of in scores], marker="o", **_shade(rank, len(keys)))
+            scores = {v: [row["score"] for row in own if (row["key"], row["value"]) == (name, v)] for v in values}
+            places = [place for place, v in enumerate(values) if scores[v]]
+            means = [np.mean(scores[values[place]]) for place in places]
+            axis.plot(places, means, marker="o", **_shade(rank, len(keys)))
         axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         axis.set_title(f"{metric}: {dial.replace('_', ' ')}", fontsize=_SMALL)
     for axis in flat[len(dials) + 1 :]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tcvae_ref.studies import sensitivity
 from tcvae_ref.studies.statistics import Interval, bootstrap, quartiles, shift
-from tcvae_ref.studies.study import BIAS, SENSITIVITY, Study, described, subset
+from tcvae_ref.studies.study import BIAS, SENSITIVITY, SETTINGS, Study, described, subset
 from tcvae_ref.studies.table import Row
 
 _MATCHED = 5  # reconstructions at which two objectives are compared
@@ -33,16 +33,23 @@ def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
     found: dict[tuple[str, str, float | str], list[Row]] = {}
     for row in rows:
         if row["status"] == "done":
-            panel = str(row[study.panels]) if study.panels else ""
-            found.setdefault((panel, label(study, row), along(study, row)), []).append(row)
+            found.setdefault((panel(study, row), label(study, row), along(study, row)), []).append(row)
     return [Group(*place, own) for place, own in found.items()]
 
 
+def panel(study: Study, row: Row) -> str:
+    """The panel a run is drawn in."""
+    return described(row[study.panels]) if study.panels else ""
+
+
 def along(study: Study, row: Row) -> float | str:
-    """A run's place along x. The beta of a vae is 1, that of a factor-vae 1 + tc_weight: the whole weight of its TC."""
+    """A run's place along x; the weight of TC has one wherever it is not set.
+
+    The beta of a vae is 1, that of a factor-vae 1 + tc_weight, the whole weight of its TC; tc_weight is 0 without one.
+    """
     if study.x == "beta" and row["objective"] in ("vae", "factor-vae"):
         return 1.0 if row["objective"] == "vae" else 1.0 + row["tc_weight"]
-    return row[study.x]
+    return 0.0 if study.x == "tc_weight" and row["tc_weight"] is None else row[study.x]
 
 
 def name_of(study: Study, group: Group) -> str:
@@ -57,8 +64,14 @@ def name_of(study: Study, group: Group) -> str:
 
 def label(study: Study, row: Row) -> str:
     """A line's name: the values of the settings that tell lines apart."""
-    names = subset(study.series, study.runs) or study.series[:1]
-    return ", ".join(str(row[name]) if isinstance(row[name], str) else f"{name} = {row[name]:g}" for name in names)
+    names = [name for name in subset(study.series, study.runs) or study.series[:1] if row[name] is not None]
+    return ", ".join(row[name] if isinstance(row[name], str) else f"{name} = {described(row[name])}" for name in names)
+
+
+def told_apart(rows: Sequence[Row], row: Row) -> str:
+    """What tells a run from the others of a table, in words."""
+    names = [name for name in row if name in SETTINGS and len({described(other.get(name)) for other in rows}) > 1]
+    return ", ".join(f"{name} {described(row[name])}" for name in names if row[name] is not None)
 
 
 def lines_of(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -106,7 +119,8 @@ def _shifts(study: Study, rows: Sequence[Row]) -> list[str]:
     return (
         [
             "",
-            "differences between seeds' runs: median of all pairs, exact interval (Mann-Whitney, a shift supposed)",
+            "differences between seeds' runs: median of all pairs, exact interval (Mann-Whitney; supposes a shift, and "
+            "runs independent, though those of one seed begin with the same weights and batches)",
             *lines,
         ]
         if lines
@@ -117,7 +131,7 @@ def _shifts(study: Study, rows: Sequence[Row]) -> list[str]:
 def _said(interval: Interval) -> str:
     value, low, high, confidence = interval
     if not math.isfinite(low):
-        return f"{value:+.3f}, without an interval: some resamples do not reach it"
+        return f"{value:+.3f}, without an interval: undefined in some resamples"
     return f"{value:+.3f} [{low:+.3f}, {high:+.3f}] ({100 * confidence:.0f} % interval)"
 
 
@@ -152,9 +166,9 @@ def matched(
     Parameters
     ----------
     a, b : (settings, seeds, 2)
-        Reconstruction and score of every run of the two objectives.
+        Reconstruction and score of every run of the two objectives, of the same seeds.
     rng : numpy.random.Generator
-        Of the bootstrap over seeds; a seed keeps its runs of all settings together.
+        Of the bootstrap over seeds; a seed keeps its runs of all settings and both objectives together.
     at : (n,)
         Reconstructions, nats, which both reach.
 
@@ -163,38 +177,40 @@ def matched(
     list of Interval
         For each of `at`.
     """
-    return bootstrap(lambda index: curve(a[:, index[0]], at) - curve(b[:, index[1]], at), [a.shape[1], b.shape[1]], rng)
+    return bootstrap(lambda index: curve(a[:, index[0]], at) - curve(b[:, index[0]], at), [a.shape[1]], rng)
 
 
 def _matched_lines(study: Study, rows: Sequence[Row]) -> list[str]:
     lines: list[str] = []
     found = groups(study, rows)
     for name in dict.fromkeys(group.panel for group in found):
-        panel = f"{name} " if name else ""
-        paths = {
-            series: _paths([group for group in found if (group.panel, group.series) == (name, series)], study.y[0])
+        where = f"{name} " if name else ""
+        lines_of = {
+            series: [group for group in found if (group.panel, group.series) == (name, series)]
             for series in dict.fromkeys(group.series for group in found)
         }
-        (first, reference), *others = paths.items()
-        for series, own in others:
-            if reference is None or own is None:
+        (first, reference_line), *others = lines_of.items()
+        for series, own_line in others:
+            seeds = _common_seeds(own_line + reference_line, study.y[0])
+            if not seeds or min(len(own_line), len(reference_line)) < 2:
                 continue
+            own, reference = (_paths(line, study.y[0], seeds) for line in (own_line, reference_line))
             low, high = (
                 pick(end(np.median(path, axis=1)[:, 0]) for path in (own, reference))
                 for pick, end in ((max, np.min), (min, np.max))
             )
             if low >= high:
-                lines.append(f"  {panel}{series} and {first} reach no common reconstruction")
+                lines.append(f"  {where}{series} and {first} reach no common reconstruction")
                 continue
             at = np.linspace(low, high, _MATCHED + 2)[1:-1]
             for nats, interval in zip(at, matched(own, reference, np.random.default_rng(0), at), strict=True):
                 said = f"{study.y[0]}, {series} less {first}: {_said(interval)}"
-                lines.append(f"  {panel}reconstruction {nats:.1f} nats: {said}")
+                lines.append(f"  {where}reconstruction {nats:.1f} nats: {said}")
     return (
         [
             "",
             "at matched reconstruction: difference of medians, linear between neighbouring settings; percentile "
-            "bootstrap over seeds",
+            "bootstrap over seeds, both objectives' runs of a seed together",
             *lines,
         ]
         if lines
@@ -202,14 +218,20 @@ def _matched_lines(study: Study, rows: Sequence[Row]) -> list[str]:
     )
 
 
-def _paths(own: Sequence[Group], y: str) -> NDArray[np.float64] | None:
-    """(settings, seeds, 2) of reconstruction and score, of the seeds that finished with every setting; None if none."""
-    by_seed = [
-        {row["seed"]: (row["reconstruction"], row[y]) for row in group.rows if row.get("reconstruction") is not None}
-        for group in own
-    ]
-    seeds = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
-    return np.array([[of[seed] for seed in seeds] for of in by_seed], float) if seeds and len(own) > 1 else None
+def _scored(group: Group, y: str) -> dict[float, tuple[float, float]]:
+    """Reconstruction and score by seed, of the runs that have both."""
+    both = {row["seed"]: (row.get("reconstruction"), row.get(y)) for row in group.rows}
+    return {seed: (of[0], of[1]) for seed, of in both.items() if of[0] is not None and of[1] is not None}
+
+
+def _common_seeds(own: Sequence[Group], y: str) -> list[float]:
+    """Seeds that finished with every setting."""
+    return sorted(set.intersection(*(set(_scored(group, y)) for group in own))) if own else []
+
+
+def _paths(own: Sequence[Group], y: str, seeds: Sequence[float]) -> NDArray[np.float64]:
+    """(settings, seeds, 2) of reconstruction and score."""
+    return np.array([[_scored(group, y)[seed] for seed in seeds] for group in own], float)
 
 
 # --- ranks -----------------------------------------------------------------------------------------------------
@@ -219,15 +241,18 @@ def _rank_lines(study: Study, rows: Sequence[Row]) -> list[str]:
     """Spearman's rank correlation of TC and the score, for each series and all together."""
     from scipy import stats  # takes longer to import than all else that the command line needs
 
-    done = [row for row in rows if row["status"] == "done" and row.get("total_correlation") is not None]
-    series = {"all": done}
+    y = study.y[0]
+    done = [row for row in rows if row.get("total_correlation") is not None and row.get(y) is not None]
+    series: dict[str, list[Row]] = {}
     for row in done:
-        series.setdefault(label(study, row), []).append(row)
+        of = panel(study, row)
+        series.setdefault(f"{of} all".strip(), []).append(row)
+        series.setdefault(f"{of} {label(study, row)}".strip(), []).append(row)
     lines = ["", "rank correlation (Spearman) of total correlation and score; percentile bootstrap over runs"]
     for name, own in series.items():
         if len(own) < 4:
             continue
-        values = np.array([(row["total_correlation"], row[study.y[0]]) for row in own], float)
+        values = np.array([(row["total_correlation"], row[y]) for row in own], float)
 
         def rho(index: list[NDArray[np.int64]], values: NDArray[np.float64] = values) -> NDArray[np.float64]:
             pairs = values[index[0]]

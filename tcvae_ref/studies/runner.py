@@ -1,16 +1,19 @@
 """Running a study's jobs in parallel processes, each once, so that whatever is killed goes on where it was.
 
-A store is a folder `runs` with a folder for each job, named by the job's key. A job is done when its `result.json` is
+A store is a folder `runs` with a folder for each job, named by the job's key, and `photographs`, where all workers map
+them from once they are cropped and resized. A job is done when its `result.json` is
 there and holds what is asked; a training run beside it is a run like any other. Every worker takes one thread, and no
 result depends on how many workers there are.
 """
 
 import fcntl
+import itertools
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,14 +26,17 @@ from tcvae_ref.files import locked, read_json, write_json
 from tcvae_ref.studies.study import RunSpec
 from tcvae_ref.training import Operations, Run, TrainingDiverged, TrainingState, initial_state, train
 from tcvae_ref.training.run import FILES, Saver
+from tcvae_ref.training.sources import PHOTOGRAPHS as PHOTOGRAPH_KINDS
 from tcvae_ref.training.sources import load_source
 from tcvae_ref.types import ProgressHook
 
-RESULT = "result.json"
+RUNS, PHOTOGRAPHS, RESULT = "runs", "photographs", "result.json"
 _LOCK = ".job"
 _POSITION = ".position"
 _WHOLE = 100  # a job, in progress reports
 FORMAT = 1
+PACKAGES = ("numpy", "scipy", "autograd", "scikit-learn", "numba")
+"""Whose versions are recorded."""
 
 
 class Job(NamedTuple):
@@ -60,7 +66,7 @@ class Stopped(Exception):
 
 def result_of(store: Path, job: Job) -> dict[str, Any] | None:
     """The result of a job, if it is there and holds all that is wanted; a failed one holds no more than the reason."""
-    path = store / "runs" / job.key / RESULT
+    path = store / RUNS / job.key / RESULT
     if not path.is_file():
         return None
     content = read_json(path)
@@ -73,7 +79,7 @@ def result_of(store: Path, job: Job) -> dict[str, Any] | None:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {"tcvae_ref": __version__, "python": platform.python_version()}
-    for name in ("numpy", "scipy", "autograd", "scikit-learn", "numba"):
+    for name in PACKAGES:
         try:
             found[name.replace("-", "_")] = version(name)
         except PackageNotFoundError:
@@ -104,7 +110,7 @@ def do(job: Job, store: Path, work: Work, computed_with: str, parent: int | None
     """
     from threadpoolctl import threadpool_limits
 
-    folder = store / "runs" / job.key
+    folder = store / RUNS / job.key
     folder.mkdir(parents=True, exist_ok=True)
     with threadpool_limits(1), _alone(folder):
         found = result_of(store, job)
@@ -125,15 +131,28 @@ def _result(job: Job, folder: Path, work: Work, computed_with: str, parent: int 
             (folder / _POSITION).write_text(str(_WHOLE * done // total))
 
     path = folder / RESULT
-    kept = read_json(path)["parts"] if path.is_file() else {}  # of another study, which wanted less
-    about = {"format": FORMAT, "key": job.key, "versions": versions(), "computed_with": computed_with}
+    before = read_json(path) if path.is_file() else None  # of another study, which wanted less
+    kept = before["parts"] if before is not None else {}
     try:
         missing = job._replace(wanted=tuple(name for name in job.wanted if name not in kept))
         parts = work(missing, folder, progress, lambda: parent is not None and os.getppid() != parent)
         outcome = {"status": "done", "reason": "", "parts": {**kept, **parts}}
-    except (Failed, MemoryError) as error:
-        outcome = {"status": "failed", "reason": str(error) or type(error).__name__, "parts": {}}
-    return {**about, **outcome, "seconds": round(time.monotonic() - start, 2)}
+    except Failed as error:
+        if kept:  # what was measured once is not lost to what cannot be measured now
+            raise InputError(f"{folder}: {error}; its earlier result is kept") from None
+        outcome = {"status": "failed", "reason": str(error), "parts": {}}
+    about: dict[str, Any] = {"versions": versions(), "computed_with": computed_with}
+    seconds = time.monotonic() - start
+    if before is not None:
+        about["versions"] = {name: _both(before["versions"].get(name, ""), now) for name, now in versions().items()}
+        about["computed_with"] = _both(before["computed_with"], computed_with)
+        seconds += before["seconds"]
+    return {"format": FORMAT, "key": job.key, **about, **outcome, "seconds": round(seconds, 2)}
+
+
+def _both(before: str, now: str) -> str:
+    """What some parts of a result were made with, and others."""
+    return now if before == now else f"{before}; {now}"
 
 
 @contextmanager
@@ -141,7 +160,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process works on a folder, such as the worker of a sweep that was killed."""
     with open(folder / _LOCK, "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        for partial in folder.glob(f".{RESULT}.*.partial"):
+        for partial in itertools.chain(folder.glob(f".{RESULT}.*.partial"), folder.glob("figures/.*.partial")):
             partial.unlink(missing_ok=True)
         yield
 
@@ -163,22 +182,23 @@ def train_run(
     ------
     Failed
         The settings do not fit the data, or training diverged.
+    InputError
+        What the folder holds is damaged, or another run, or the data changed.
     Stopped
         It was asked to.
     """
-    data = load_source(spec.source)
-    with ExitStack() as stack:
-        stack.enter_context(locked(folder, FILES))
-        try:
-            run = _run(spec, folder, data)
-            state = run.load(data.images.pixels, len(data))
+    photographs = folder.parents[1] / PHOTOGRAPHS if spec.source.kind in PHOTOGRAPH_KINDS else None
+    data = load_source(spec.source, cache=photographs)
+    with locked(folder, FILES):
+        with _failing():
             steps = spec.settings.steps(len(data))
-            save = Saver(run)
-            if state.step < steps:
-                done = (spec.settings, data, state, save, lambda done, total, terms: progress(done, total), stop)
+        run = _run(spec, folder, data)
+        state = run.load(data.images.pixels, len(data))
+        save = Saver(run)
+        if state.step < steps:
+            done = (spec.settings, data, state, save, lambda done, total, terms: progress(done, total), stop)
+            with _failing():
                 state = train(*done, operations)
-        except (TrainingDiverged, InputError) as error:
-            raise Failed(str(error)) from None
         save.now(state)
     if state.step < steps:
         raise Stopped
@@ -187,11 +207,25 @@ def train_run(
 
 def _run(spec: RunSpec, folder: Path, data: FactorDataset) -> Run:
     if not (folder / FILES[0]).exists():
-        initial_state(spec.settings, data.images.pixels)
+        with _failing():
+            initial_state(spec.settings, data.images.pixels)
         return Run.create(folder, spec.settings, spec.source, data)
     run = Run.open(folder)
+    if run.settings != spec.settings or run.source != spec.source:
+        raise InputError(
+            f"{folder}: is not the run of its name, it was changed by other means than tcvae-ref sweep; move it away"
+        )
     run.check_data(data)
     return run
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Turn what a run's own settings lead to into the news that it failed."""
+    try:
+        yield
+    except (TrainingDiverged, InputError) as error:
+        raise Failed(str(error)) from None
 
 
 # --- all jobs ----------------------------------------------------------------------------------------------
@@ -233,25 +267,31 @@ def sweep(
     Raises
     ------
     InputError
-        joblib or Dask is missing, the cluster is not there or its workers have several threads, or they do not see
-        the store.
+        joblib, scikit-learn or Dask is missing, the cluster is not there or its workers have several threads, or they
+        do not see the store; a worker was killed; a run's folder is damaged.
     """
     if retry:
         for job in jobs:
             found = result_of(store, job)
             if found is not None and found["status"] == "failed":
-                (store / "runs" / job.key / RESULT).unlink()
+                (store / RUNS / job.key / RESULT).unlink()
     pending = [job for job in jobs if result_of(store, job) is None]
     if pending:
-        (store / "runs").mkdir(parents=True, exist_ok=True)
+        (store / RUNS).mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             parallel, parent = _parallel(stack, workers, cluster)
             tally = stack.enter_context(_Tally(jobs, pending, store, progress))
             import joblib
 
             calls = (joblib.delayed(do)(job, store, work, computed_with, parent) for job in pending)
-            for status in parallel(calls):
-                tally.add(status)
+            try:
+                for status in parallel(calls):
+                    tally.add(status)
+            except BrokenProcessPool:
+                raise InputError(
+                    "sweep: a worker was killed, for want of memory perhaps; start it again with fewer --jobs, what is "
+                    "done is kept"
+                ) from None
     results = {job.key: result_of(store, job) for job in jobs}
     missing = [name for name, found in results.items() if found is None]
     if missing:
@@ -266,8 +306,10 @@ def _parallel(stack: ExitStack, workers: int, cluster: str | None) -> tuple[Any,
     """Make joblib's Parallel in its context, and the process that its workers are children of."""
     try:
         import joblib
-    except ImportError:
-        raise InputError("sweep: joblib is not installed; pip install 'tcvae-ref[experiments]'") from None
+        import sklearn  # noqa: F401  # so that no worker finds it missing, and leaves its scores out for good
+        import threadpoolctl  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"sweep: {error.name} is not installed; pip install 'tcvae-ref[experiments]'") from None
     if cluster is None:
         stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=1))
         return joblib.Parallel(workers, batch_size=1, return_as="generator_unordered"), (
@@ -331,7 +373,7 @@ class _Tally:
             self._progress(before + sum(map(self._position, self._pending)), _WHOLE * len(self._jobs), text)
 
     def _position(self, job: Job) -> int:
-        folder = self._store / "runs" / job.key
+        folder = self._store / RUNS / job.key
         if result_of(self._store, job) is not None:
             return _WHOLE
         try:

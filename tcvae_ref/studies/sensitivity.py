@@ -1,4 +1,4 @@
-"""How much a score of one and the same model moves with the score's own hyper-parameters (paper, section 6).
+"""How much a score of one and the same model moves with the score's own hyper-parameters.
 
 One hyper-parameter is moved at a time, the others stay at the value of the paper that proposed the score; each setting
 is scored with several seeds, so that what is due to the draws alone can be seen beside it.
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.metrics import factor_vae_metric, higgins_metric, mig_binned, mig_monte_carlo, mig_quadrature
+from tcvae_ref.metrics.draws import NotInstalled
 from tcvae_ref.metrics.monte_carlo import LogDensity, log_density
 from tcvae_ref.representations import Representation
 from tcvae_ref.types import ProgressHook
@@ -54,20 +55,22 @@ class Dial(NamedTuple):
     """The keyword of the score's function."""
     usual: float
     """The value it keeps while others are moved."""
+    least: int | None = None
+    """Where it is a whole number, its least; other dials are real numbers of at least 0."""
 
 
 DIALS: dict[str, Dial] = {
-    f"{metric.replace('-', '_')}_{name}": Dial(metric, name, usual)
-    for metric, name, usual in (
-        ("factor-vae", "batch", 64),
-        ("factor-vae", "train_votes", 10_000),
-        ("factor-vae", "prune_below", 0.05),
-        ("higgins", "batch", 64),
-        ("higgins", "train_points", 10_000),
-        ("higgins", "inverse_regularisation", 1.0),
-        ("higgins", "max_iter", 1_000),
-        ("mig-binned", "bins", 20),
-        ("mig-monte-carlo", "samples", 10_000),
+    f"{dial.metric.replace('-', '_')}_{dial.name}": dial
+    for dial in (
+        Dial("factor-vae", "batch", 64, 2),
+        Dial("factor-vae", "train_votes", 10_000, 1),
+        Dial("factor-vae", "prune_below", 0.05),
+        Dial("higgins", "batch", 64, 1),
+        Dial("higgins", "train_points", 10_000, 1),
+        Dial("higgins", "inverse_regularisation", 1.0),
+        Dial("higgins", "max_iter", 1_000, 1),
+        Dial("mig-binned", "bins", 20, 2),
+        Dial("mig-monte-carlo", "samples", 10_000, 10),
     )
 }
 """By their names in a study's table [sensitivity]."""
@@ -80,15 +83,28 @@ def settings(numbers: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], in
     Raises
     ------
     InputError, TypeError
-        A name is unknown, or `repeats` is not one whole number in a list.
+        A name is unknown, a value is not allowed or stands twice, the usual one is missing, or `repeats` is not one
+        whole number in a list.
     """
     where = "study: [sensitivity]"
-    for name in numbers:
+    for name, values in numbers.items():
         checks.option(where, "list", name, (*DIALS, REPEATS))
+        if name != REPEATS:
+            _check_values(f"{where} {name}", DIALS[name], values)
     repeats = numbers.get(REPEATS, [3])
     if len(repeats) != 1:
         raise InputError(f"{where}: repeats={repeats!r}; one number is needed, such as [3]")
     return {n: v for n, v in numbers.items() if n != REPEATS}, checks.whole_number(where, REPEATS, repeats[0], 1, 1000)
+
+
+def _check_values(where: str, dial: Dial, values: list[Any]) -> None:
+    for value in values:
+        if dial.least is None:
+            checks.real_number(where, dial.name, value, 0.0, above=dial.name == "inverse_regularisation")
+        else:
+            checks.whole_number(where, dial.name, value, dial.least, 10**7)
+    if dial.usual not in values or len(set(values)) < len(values):
+        raise InputError(f"{where}: {values}; different values are needed, {dial.usual:g} among them: the usual one")
 
 
 def measure(
@@ -113,7 +129,8 @@ def measure(
     Returns
     -------
     list of dict
-        metric, dial, value, repeat, score. `mig` is there once, without a dial: by quadrature, it has none.
+        metric, dial, value, repeat, score, reason: a score that cannot be had is None, for this reason. `mig` is there
+        once, without a dial: by quadrature, it has none.
     """
 
     def monte_carlo(of: Representation, seed: int, given: dict[str, Any]) -> float:
@@ -129,15 +146,23 @@ def measure(
         "mig-monte-carlo": monte_carlo,
     }
     dials, repeats = settings(numbers)
-    rows = [{"metric": "mig", "dial": "", "value": None, "repeat": 0, "score": _mig(of, 0, {})}]
+
+    def row(metric: str, dial: str, value: float | None, repeat: int, score: Score) -> dict[str, Any]:
+        about = {"metric": metric, "dial": dial, "value": value, "repeat": repeat}
+        try:
+            return {**about, "score": score(of, repeat, {dial: value} if dial else {}), "reason": ""}
+        except NotInstalled:
+            raise
+        except InputError as error:
+            return {**about, "score": None, "reason": str(error)}
+
+    rows = [row("mig", "", None, 0, _mig)]
     total = 1 + repeats * sum(map(len, dials.values()))
     for entry, values in dials.items():
         dial = DIALS[entry]
         for value in values:
             for repeat in range(repeats):
-                score = scores[dial.metric](of, repeat, {dial.name: value})
-                row = {"metric": dial.metric, "dial": dial.name, "value": value, "repeat": repeat, "score": score}
-                rows.append(row)
+                rows.append(row(dial.metric, dial.name, value, repeat, scores[dial.metric]))
                 progress(len(rows), total)
     return rows
 
@@ -152,32 +177,41 @@ class Movement(NamedTuple):
     noise: float
     """Median over models and values: standard deviation over repeats."""
     agreement: float
-    """Least Kendall tau over the dial's values: how the models are ordered, against the usual value's order."""
+    """Least Kendall tau over the dial's values: how the models are ordered, against the usual value's order; 0 where
+    all models score the same, nan of fewer than three models."""
 
 
 def movements(rows: Sequence[Mapping[str, Any]]) -> list[Movement]:
-    """Summarise the rows of several models (each with its `key`), a line for each dial."""
-    from scipy.stats import kendalltau
-
+    """Summarise the rows of several models (each with its `key`), a line for each dial; of models scored throughout."""
     found = []
     for metric, dial in dict.fromkeys((row["metric"], row["dial"]) for row in rows if row["dial"]):
         own = [row for row in rows if (row["metric"], row["dial"]) == (metric, dial)]
-        models, values = (list(dict.fromkeys(row[name] for row in own)) for name in ("key", "value"))
-        repeats = len({row["repeat"] for row in own})
-        scores = np.full((len(models), len(values), repeats), np.nan)
+        without = {row["key"] for row in own if row["score"] is None}
+        own = [row for row in own if row["key"] not in without]
+        if not own:
+            continue
+        models, values, repeats = (list(dict.fromkeys(row[name] for row in own)) for name in ("key", "value", "repeat"))
+        scores = np.full((len(models), len(values), len(repeats)), np.nan)
         for row in own:
-            scores[models.index(row["key"]), values.index(row["value"]), row["repeat"]] = row["score"]
+            place = models.index(row["key"]), values.index(row["value"]), repeats.index(row["repeat"])
+            scores[place] = row["score"]
         means = scores.mean(axis=2)  # over repeats
         usual = next(entry.usual for entry in DIALS.values() if (entry.metric, entry.name) == (metric, dial))
-        reference = means[:, values.index(usual) if usual in values else -1]
-        taus = [float(kendalltau(reference, column).statistic) for column in means.T] if len(models) > 2 else [np.nan]
+        reference = means[:, values.index(usual)]
         found.append(
             Movement(
                 metric,
                 dial,
                 float(np.median(np.ptp(means, axis=1))),
-                float(np.median(scores.std(axis=2, ddof=1))) if repeats > 1 else float("nan"),
-                min(taus),
+                float(np.median(scores.std(axis=2, ddof=1))) if len(repeats) > 1 else float("nan"),
+                min(_tau(reference, column) for column in means.T) if len(models) > 2 else float("nan"),
             )
         )
     return found
+
+
+def _tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Kendall's tau; 0 where one of the two orders nothing."""
+    from scipy.stats import kendalltau
+
+    return 0.0 if min(np.ptp(a), np.ptp(b)) == 0 else float(kendalltau(a, b).statistic)

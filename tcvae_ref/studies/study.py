@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
+from tcvae_ref.data.dsprites import grid as sprite_grid
+from tcvae_ref.data.heads import head_grid
 from tcvae_ref.scores import RECIPES
 from tcvae_ref.training.settings import Settings
 from tcvae_ref.training.sources import DataSource
@@ -41,10 +43,21 @@ BIAS, SENSITIVITY = "bias", "sensitivity"
 FIGURES = ("trade-off", "lines", "systems", "scatter", BIAS, SENSITIVITY)
 """What a study's figure can be; `bias` trains nothing, `sensitivity` scores its runs again and again."""
 MOST_RUNS = 10_000
+COLUMNS = (
+    *("reconstruction", "mutual_information", "total_correlation", "dimension_wise_kl", "kl", "elbo", "mig"),
+    *("gap_scale", "gap_orientation", "gap_posX", "gap_posY", "gap_azimuth", "gap_elevation", "gap_lighting"),
+)
+"""Columns of every study's table that can be drawn; with a study's metrics come theirs."""
 _STUDY = ("title", "claim", "figure", "metrics", "seeds", "series", "x", "y", "panels")
 _TABLES = ("study", "base", "grid", BIAS, SENSITIVITY)
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
 DATA = "data"
+SETTINGS = (*_DEFAULTS, DATA)
+"""All that a run is made of, by name."""
+_OVER_SEEDS = ("trade-off", "lines", "systems")
+"""Figures of medians over seeds."""
+_ANYWHERE = ("beta", "tc_weight")
+"""What has a place along x in every run (`results.along`)."""
 _PATHS = ("file", "faces", "celeba", "folder")
 
 
@@ -118,7 +131,7 @@ def read(path: Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: not TOML ({error}); correct that line") from None
     return parse(path.stem, content, text)
 
@@ -145,13 +158,12 @@ def parse(name: str, content: dict[str, Any], text: str = "") -> Study:
     for metric in metrics:
         checks.option(where, "metric", metric, RECIPES)
     for setting in (*series, about.get("x", "beta"), about.get("panels", DATA)):
-        checks.option(where, "setting", setting, (*_DEFAULTS, DATA))
-    if (figure in (BIAS, SENSITIVITY)) != bool(content.keys() & {BIAS, SENSITIVITY}) or not content.keys() & {
-        "grid" if figure != BIAS else BIAS
-    }:
+        checks.option(where, "setting", setting, SETTINGS)
+    needed = {BIAS: {BIAS}, SENSITIVITY: {"grid", SENSITIVITY}}.get(figure, {"grid"})
+    if content.keys() - {"study", "base"} != needed:
         need = {BIAS: "[bias] alone", SENSITIVITY: "[grid] and [sensitivity]"}.get(figure, "[grid]")
         raise InputError(f"{where}: figure {figure!r} needs the tables [study] and {need}")
-    return Study(
+    of = Study(
         name=name,
         title=about["title"],
         claim=" ".join(about["claim"].split()),
@@ -159,12 +171,15 @@ def parse(name: str, content: dict[str, Any], text: str = "") -> Study:
         metrics=metrics,
         series=series,
         x=about.get("x", "beta"),
-        y=_words(where, about, "y") or ("mig",),
+        y=_columns(where, about, metrics),
         panels=about.get("panels"),
         runs=() if figure == BIAS else _runs(where, content, about),
         numbers=_numbers(where, content, figure),
         text=text,
     )
+    if figure in _OVER_SEEDS:
+        _check_lines(where, of)
+    return of
 
 
 def described(value: Any) -> str:
@@ -175,8 +190,8 @@ def described(value: Any) -> str:
             described(part) if name == "grid" else f"{name}={described(part)}" for name, part in given.items()
         )
     if isinstance(value, list | tuple):
-        return "x".join(map(described, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ("," if any(isinstance(part, str) for part in value) else "x").join(map(described, value)) or "none"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def value_of(run: RunSpec, setting: str) -> Any:
@@ -201,6 +216,16 @@ def _words(where: str, table: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _columns(where: str, about: dict[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
+    """Columns of the table along the vertical axes."""
+    y = _words(where, about, "y") or ("mig",)
+    scores = [metric.replace("-", "_") for metric in metrics]
+    for name in y:
+        if not any(name.startswith(f"{score}_") for score in scores):  # dci_completeness, mig_binned_gap_posX
+            checks.option(where, "column", name, (*COLUMNS, *scores))
+    return y
+
+
 def _runs(where: str, content: dict[str, Any], about: dict[str, Any]) -> tuple[RunSpec, ...]:
     """Every combination of every block, with every seed, each once."""
     seeds = about.get("seeds", [0])
@@ -208,13 +233,17 @@ def _runs(where: str, content: dict[str, Any], about: dict[str, Any]) -> tuple[R
         raise InputError(f"{where}: seeds={seeds!r}; a list of whole numbers is needed, such as [0, 1, 2, 3, 4]")
     base = _table(where, content, "base")
     blocks = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
+    if not blocks:
+        raise InputError(f"{where}: grid is an empty list; a table [grid] or [[grid]] is needed")
     runs: dict[str, RunSpec] = {}
+    asked = 0
     for block in blocks:
         for chosen in _combinations(where, block):
             for seed in seeds:
                 run = _run(where, {**base, **chosen}, seed)
                 runs.setdefault(run.key, run)
-                if len(runs) > MOST_RUNS:
+                asked += 1
+                if asked > MOST_RUNS:
                     raise InputError(f"{where}: more than {MOST_RUNS:,} runs; make its lists shorter")
     return tuple(runs.values())
 
@@ -231,7 +260,7 @@ def _combinations(where: str, block: Any) -> Iterator[dict[str, Any]]:
 
 def _run(where: str, given: dict[str, Any], seed: Any) -> RunSpec:
     for name in given:
-        checks.option(where, "setting", name, (*_DEFAULTS, DATA))
+        checks.option(where, "setting", name, SETTINGS)
     if "seed" in given:
         raise InputError(f"{where}: seed={given['seed']!r} stands among the settings; list the seeds in [study]")
     source = _source(where, given.get(DATA, {"grid": "hearts"}))
@@ -249,7 +278,7 @@ def _as_default(name: str, value: Any) -> Any:
     default = _DEFAULTS[name]
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
-    return float(value) if isinstance(default, float) and type(value) is int else value
+    return float(value) if isinstance(default, float) and type(value) is int and abs(value) < 2**53 else value
 
 
 def _source(where: str, given: Any) -> DataSource:
@@ -260,9 +289,34 @@ def _source(where: str, given: Any) -> DataSource:
         checks.option(where, "data", name, DataSource._fields)
     paths = {name: str(Path(given[name]).resolve()) for name in _PATHS if isinstance(given.get(name), str)}
     try:
-        return DataSource.from_json({**DataSource._field_defaults, **given, **paths})
+        source = DataSource.from_json({**DataSource._field_defaults, **given, **paths})
+        if source.grid is not None:
+            sprite_grid(source.grid)
+        if source.heads is not None:
+            head_grid(source.heads)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    return source
+
+
+def _check_lines(where: str, of: Study) -> None:
+    """Require numbers along x, and runs that differ in their seed alone where they stand at one place of one line."""
+    if not isinstance(_DEFAULTS.get(of.x), int | float):
+        raise InputError(f"{where}: [study] x={of.x!r}; a setting that is a number is needed")
+    standing = "tc_weight" if of.x == "beta" else of.x
+    places: dict[Any, RunSpec] = {}
+    for run in of.runs:
+        idle = run.settings.idle(of.x)
+        if idle is not None and of.x not in _ANYWHERE:
+            raise InputError(f"{where}: [study] x={of.x!r} has no part in {idle}; take other runs, or another x")
+        told = (*of.series, of.x, standing, *([of.panels] if of.panels else []))
+        other = places.setdefault(tuple(value_of(run, name) for name in told), run)
+        differing = [name for name in subset(SETTINGS, [run, other]) if name != "seed"]
+        if differing:
+            raise InputError(
+                f"{where}: runs differ in {', '.join(differing)}, and no line of the figure tells them apart; name it "
+                "in series, x or panels"
+            )
 
 
 # --- beyond the runs ---------------------------------------------------------------------------------------

@@ -13,16 +13,19 @@ from typing import Any
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write
+from tcvae_ref.studies.runner import versions
 from tcvae_ref.studies.study import RunSpec, Study, described
 
 Row = dict[str, Any]
 RESULTS, SECONDS = "results.csv", "seconds.csv"
 TERMS = ("reconstruction", "mutual_information", "total_correlation", "dimension_wise_kl")
 """Of the exact decomposition: each with its standard error."""
+_WORDS = {"key", "data", "status", "reason", "computed_with", *versions()}
+"""Columns that are words, though some look like numbers."""
 
 
 def numbers(study: Study, run: RunSpec, result: Mapping[str, Any]) -> Row:
-    """The row of a training run; what a failed run has not is empty.
+    """The row of a training run; what a failed run has not is empty, and so is a setting without a part in the run.
 
     Columns: the run's key, settings and data; `status` and `reason`; `steps` and the last epoch's ELBO terms as trained
     (`last_*`, by the run's own estimator); the exact decomposition (nats, with standard errors), `kl` in closed form,
@@ -30,7 +33,8 @@ def numbers(study: Study, run: RunSpec, result: Mapping[str, Any]) -> Row:
     """
     parts = result["parts"]
     row: Row = {"key": run.key, "data": described(run.source)}
-    row |= {name: described(value) for name, value in dataclasses.asdict(run.settings).items()}
+    for name, value in dataclasses.asdict(run.settings).items():
+        row[name] = None if run.settings.idle(name) else described(value) if isinstance(value, tuple) else value
     row |= {"status": result["status"], "reason": result["reason"]}
     row |= parts.get("training", {}) | parts.get("decomposition", {})
     for metric in ("mig", *study.metrics):
@@ -79,7 +83,10 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"{path}: is not there; make it with tcvae-ref sweep")
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: _value(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        return [
+            {name: (cell or None) if name in _WORDS else _value(cell) for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def _cell(value: Any) -> Any:

@@ -58,7 +58,8 @@ class Settings:
     decoder: tuple[int, ...] = (256, 256)
     """Widths of the decoder's hidden layers."""
     batch: int = 128
-    """M, inputs per step, drawn without replacement within an epoch; a remainder below M is left out."""
+    """M, inputs per step, drawn without replacement within an epoch, a remainder below M left out; with replacement
+    where inputs have probabilities."""
     epochs: int = 250
     learning_rate: float = 1e-3
     seed: int = 1
@@ -93,6 +94,10 @@ class Settings:
         for name, least in (("latent", 1), ("batch", 1), ("epochs", 1), ("seed", 0)):
             checks.whole_number("settings", name, getattr(self, name), least, _MOST)
         for name in _WIDTHS:
+            if not isinstance(getattr(self, name), tuple):
+                raise checks.InputTypeError(
+                    f"settings: {name}={getattr(self, name)!r}; the widths of its layers are needed, such as (256, 256)"
+                )
             for width in getattr(self, name):
                 checks.whole_number("settings", f"{name} width", width, 1, _MOST)
         if self.batch < 2 and self.network == "conv":
@@ -111,7 +116,7 @@ class Settings:
         if self.batch > dataset_size:
             raise InputError(
                 f"settings: batch={self.batch} exceeds the data set's {dataset_size} inputs; "
-                "a batch is drawn without replacement: choose a smaller batch or a larger grid"
+                "choose a smaller batch or more inputs"
             )
         return dataset_size // self.batch
 
@@ -176,7 +181,8 @@ class Settings:
         missing = [name for name in defaults if name not in content]
         if missing:
             raise InputError(f"settings: {', '.join(missing)} missing; start a new run")
-        return cls(**{**content, **{name: tuple(content[name]) for name in _WIDTHS}})
+        widths = {name: content[name] for name in _WIDTHS if isinstance(content[name], list)}
+        return cls(**{**content, **{name: tuple(value) for name, value in widths.items()}})
 
 
 ADDED = (
