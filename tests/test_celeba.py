@@ -236,6 +236,8 @@ class TestSource:
         assert train("--out", tmp_path / "grid", "--grid", "tiny", *cached) == 2
         assert "is for celeba and folder; leave it out for grid" in capsys.readouterr().err
         assert not (tmp_path / "grid").exists()
+        for command in ("evaluate", "figures"):
+            assert main([command, str(tmp_path / "usual"), *map(str, cached)]) == 0
 
 
 class TestPictures:

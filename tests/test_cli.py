@@ -378,6 +378,7 @@ class TestMistakes:
             (["--heads", "2x3x2"], "4 are needed"),
             (["--correlated", "scale,posZ,diagonal"], "did you mean 'pos"),
             (["--correlated", "scale,posX,diagnal"], "did you mean 'diagonal'"),
+            (["--correlated", "scale,posX,diagonal", "--estimator", "mss"], "choose mws"),
             (["--crop", "100"], "crop is for celeba and folder"),
             (["--celeba", "/nowhere"], "/nowhere"),
             (["--folder", "/nowhere"], "/nowhere"),

@@ -19,6 +19,7 @@ GUIDES = [
     ROOT / "tests" / "README.md",
     ROOT / "kernels" / "README.md",
     ROOT / "tcvae_ref" / "metrics" / "README.md",
+    ROOT / "tcvae_ref" / "studies" / "README.md",
     ROOT / "tcvae_ref" / "oracle" / "README.md",
     ROOT / "tcvae_ref" / "oracle" / "test_vectors" / "README.md",
 ]

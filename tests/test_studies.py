@@ -7,10 +7,12 @@ import html.parser
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +185,11 @@ class TestFiles:
             study.read(tmp_path / "a.toml")
         with pytest.raises(InputError, match="did you mean 'trade-off'"):
             study.find("trade-of")
+
+    def test_the_guides_example_can_be_read(self):
+        text = (Path(study.__file__).parent / "README.md").read_text()
+        (example,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert len(study.parse("example", tomllib.loads(example)).runs) == 2 * 3 * 5
 
     def test_what_ships_can_be_read(self):
         asked = {name: study.read(path) for name, path in study.shipped().items()}
@@ -563,6 +570,7 @@ if __name__ == "__main__":
 
     def test_failed_runs_are_reported_and_tried_again_when_asked(self, tmp_path, capsys):
         toml = TOML.replace("[0, 1, 2, 3, 4]", "[0]").replace("epochs = 60", "epochs = 2")
+        toml = toml.replace('["objective"]', '["objective", "learning_rate"]')
         (tmp_path / "a.toml").write_text(toml.replace("beta = [1, 4]", "beta = [1]\nlearning_rate = [0.001, 1e30]"))
         arguments = (tmp_path / "a.toml", "--out", tmp_path, "--jobs", 1, "--kernels", "numpy")
         assert sweep(*arguments) == 0

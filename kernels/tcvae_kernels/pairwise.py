@@ -83,12 +83,12 @@ def exponent_below(x, mu, s, g, top):
 
 
 def _joint_exponent(S, T):
-    return -(S + T)
+    return T - S
 
 
 @by_type(float64=_joint_exponent, float32=_joint_exponent)
 def joint_exponent(S, T):
-    """-(S + T), not reassociated."""
+    """T - S, not reassociated."""
 
 
 def _joint_exponent_below(S, T, top):
@@ -97,7 +97,7 @@ def _joint_exponent_below(S, T, top):
 
 @by_type(float64=_joint_exponent_below, float32=_joint_exponent_below)
 def joint_exponent_below(S, T, top):
-    """-(S + T) - top, not reassociated: 0 where `top` is the `joint_exponent` itself."""
+    """T - S - top, not reassociated: 0 where `top` is the `joint_exponent` itself."""
 
 
 # --- loops over posteriors j ---------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def _sum(a, start, stop):
 
 @jit
 def _highest_joints(S0, S1, S2, S3, T, start, n):
-    """The largest of -(S_r + T) of each of four rows, S_r from 0 and T from start on."""
+    """The largest of T - S_r of each of four rows, S_r from 0 and T from start on."""
     vector_loop()
     lo = np.uint64(start)
     top0, top1 = joint_exponent(S0[0], T[lo]), joint_exponent(S1[0], T[lo])
@@ -218,7 +218,7 @@ def _highest_joints(S0, S1, S2, S3, T, start, n):
 
 @jit
 def _joint_exponentials(S0, S1, S2, S3, T, top0, top1, top2, top3, start, n):
-    """S_r <- exp((-(S_r + T) - top_r) / 2), in place; their sums."""
+    """S_r <- exp((T - S_r - top_r) / 2), in place; their sums."""
     vector_loop()
     lo = np.uint64(start)
     zero = T.dtype.type(0)
@@ -623,7 +623,7 @@ class Posteriors(NamedTuple):
     g: Array
     """(D, >= N): h - log_var."""
     T: Array
-    """(N,): sum_d log_var."""
+    """(N,): - sum_d log_var."""
     h: NDArray[np.float64]
     """(D,)."""
     unsafe: NDArray[np.bool_]
@@ -699,7 +699,7 @@ def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteri
     np.multiply(log_var, -0.5, out=s)
     np.exp(s, out=s)
     np.subtract(h[:, None], log_var, out=g)
-    T = log_var.sum(axis=0, dtype=np.float64).astype(mu.dtype)
+    T = -log_var.sum(axis=0, dtype=np.float64).astype(mu.dtype)
     return Posteriors(*ours, T, h.astype(np.float64), unsafe)
 
 

@@ -116,16 +116,16 @@ def _shifts(study: Study, rows: Sequence[Row]) -> list[str]:
             if first is not group and len(a) > 1 and len(b) > 1:
                 where = f"{group.panel} {study.x} {described(group.x)}".strip()
                 lines.append(f"  {where}: {name}, {group.series} less {first.series}: {_said(shift(a, b))}")
-    return (
-        [
-            "",
-            "differences between seeds' runs: median of all pairs, exact interval (Mann-Whitney; supposes a shift, and "
-            "runs independent, though those of one seed begin with the same weights and batches)",
-            *lines,
-        ]
-        if lines
-        else []
+    return _headed(
+        "differences between seeds' runs: median of all pairs, exact interval (Mann-Whitney; supposes a shift and "
+        "independent runs, though those of one seed begin with the same weights and batches)",
+        lines,
     )
+
+
+def _headed(heading: str, lines: Sequence[str]) -> list[str]:
+    """Lines under their heading, after a blank one; nothing, where there are none."""
+    return ["", heading, *lines] if lines else []
 
 
 def _said(interval: Interval) -> str:
@@ -206,15 +206,10 @@ def _matched_lines(study: Study, rows: Sequence[Row]) -> list[str]:
             for nats, interval in zip(at, matched(own, reference, np.random.default_rng(0), at), strict=True):
                 said = f"{study.y[0]}, {series} less {first}: {_said(interval)}"
                 lines.append(f"  {where}reconstruction {nats:.1f} nats: {said}")
-    return (
-        [
-            "",
-            "at matched reconstruction: difference of medians, linear between neighbouring settings; percentile "
-            "bootstrap over seeds, both objectives' runs of a seed together",
-            *lines,
-        ]
-        if lines
-        else []
+    return _headed(
+        "at matched reconstruction: difference of medians, linear between neighbouring settings; percentile bootstrap "
+        "over seeds, both objectives' runs of a seed together",
+        lines,
     )
 
 
@@ -248,7 +243,7 @@ def _rank_lines(study: Study, rows: Sequence[Row]) -> list[str]:
         of = panel(study, row)
         series.setdefault(f"{of} all".strip(), []).append(row)
         series.setdefault(f"{of} {label(study, row)}".strip(), []).append(row)
-    lines = ["", "rank correlation (Spearman) of total correlation and score; percentile bootstrap over runs"]
+    lines: list[str] = []
     for name, own in series.items():
         if len(own) < 4:
             continue
@@ -261,7 +256,10 @@ def _rank_lines(study: Study, rows: Sequence[Row]) -> list[str]:
 
         (interval,) = bootstrap(rho, [len(values)], np.random.default_rng(0), resamples=1000)
         lines.append(f"  {name:<30} n={len(own):<4} {_said(interval)}")
-    return lines
+    return _headed(
+        "rank correlation (Spearman) of total correlation and score; percentile bootstrap over runs, as if independent",
+        lines,
+    )
 
 
 # --- studies that are more than their runs ---------------------------------------------------------------------
