@@ -10,6 +10,7 @@ losses are compared before anything is timed.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import statistics
@@ -17,17 +18,15 @@ import time
 
 import numpy as np
 import torch
-from autograd.differential_operators import grad_and_aux
 from tcvae_kernels.machine import describe
 
 from tcvae_ref import conv_networks
 from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
-from tcvae_ref.gaussian import reparameterise
-from tcvae_ref.objectives import beta_tcvae, elbo_terms
 from tcvae_ref.training import NUMPY, PRESETS, adam_step, initial_state
-from tcvae_ref.training.adam import initial_adam_state
-from tcvae_ref.training.loop import loss_and_terms, step_noise
+from tcvae_ref.training.gradients import gradient_and_aux
+from tcvae_ref.training.loop import loss_and_record, step_noise
+from tcvae_ref.training.model import taken_apart
 
 PAUSE = 0.2  # seconds between turns
 CONV = "conv"
@@ -41,23 +40,21 @@ class Step:
         self.name, self.operations = name, operations
         self.settings, self.x, self.eps, self.done = settings, x, eps, 0
         self.state = initial_state(settings, x.shape[1])
-        self.gradient = grad_and_aux(lambda p, x, eps: loss_and_terms(settings, p, x, eps, N, 0, operations))
+        self.statistics = self.state.statistics
+
+    def loss_and_record(self, parameters):
+        given = self.statistics, [], self.x, self.eps, N, 0, self.operations
+        return loss_and_record(self.settings, parameters, *given)
 
     def loss(self):
-        parameters = self.state.parameters
-        return float(loss_and_terms(self.settings, parameters, self.x, self.eps, N, 0, self.operations)[0])
+        return float(self.loss_and_record(self.state.parameters)[0])
 
     def __call__(self):
         self.done += 1
-        gradient, _ = self.gradient(self.state.parameters, self.x, self.eps)
-        adam_step(
-            self.state.parameters,
-            gradient,
-            self.state.adam,
-            self.done,
-            self.settings.learning_rate,
-            update=self.operations.adam_update,
-        )
+        gradient, record = gradient_and_aux(self.loss_and_record, self.state.parameters)
+        self.statistics = record.statistics
+        rate, update = self.settings.learning_rate, self.operations.adam_update
+        adam_step(self.state.parameters, gradient, self.state.adam, self.done, rate, update=update)
 
 
 class TorchStep:
@@ -113,51 +110,14 @@ class TorchStep:
         self.optimiser.step()
 
 
-def conv_parameters(D):
-    """First parameters of the convolutional encoder and decoder."""
-    rng = np.random.default_rng(0)
-    return conv_networks.initial_encoder(1, D, rng), conv_networks.initial_decoder(D, 1, rng)
-
-
-class ConvStep:
-    """A step of the convolutional networks in tcvae_ref.conv_networks."""
-
-    def __init__(self, name, operations, settings, x, eps):
-        self.name, self.operations, self.settings, self.x, self.eps = name, operations, settings, x, eps
-        encoder, decoder = conv_parameters(settings.latent)
-        self.parameters, self.split, self.done = encoder + decoder, len(encoder), 0
-        self.adam = initial_adam_state(self.parameters)
-        self.statistics = conv_networks.encoder_statistics(), conv_networks.decoder_statistics()
-        self.gradient = grad_and_aux(self.loss_and_statistics)
-
-    def loss_and_statistics(self, parameters):
-        s, operations = self.settings, self.operations
-        of_encoder, of_decoder = self.statistics
-        mu, log_var, of_encoder = conv_networks.encode(parameters[: self.split], of_encoder, self.x, learning=True)
-        z = reparameterise(mu, log_var, self.eps)
-        logits, of_decoder = conv_networks.decode(parameters[self.split :], of_decoder, z, learning=True)
-        log_px = operations.bernoulli_log_likelihood(self.x, logits)
-        terms = elbo_terms(log_px, z, mu, log_var, N, operations.estimators["mws"])
-        return -beta_tcvae(terms, s.beta, s.alpha, s.gamma), (of_encoder, of_decoder)
-
-    def loss(self):
-        return float(self.loss_and_statistics(self.parameters)[0])
-
-    def __call__(self):
-        self.done += 1
-        gradient, self.statistics = self.gradient(self.parameters)
-        rate, update = self.settings.learning_rate, self.operations.adam_update
-        adam_step(self.parameters, gradient, self.adam, self.done, rate, update=update)
-
-
 class TorchConvStep(TorchStep):
-    """The same step of torch.nn's modules, with the first parameters of `ConvStep`."""
+    """The same step of the convolutional networks, of torch.nn's modules."""
 
     def __init__(self, settings, x, eps):
         self.settings, self.x, self.eps = settings, torch.from_numpy(x), torch.from_numpy(eps)
         nn, D, shapes = torch.nn, settings.latent, [(4, 2, 1)] * 4 + [(4, 1, 0), (1, 1, 0)]
         widths = (1, 32, 32, 64, 64, 512)
-        encoder, decoder = conv_parameters(D)
+        encoder, decoder, _ = taken_apart(settings, initial_state(settings, x.shape[1]).parameters)
         self.encoder = self.modules(nn.Conv2d, (*widths, 2 * D), shapes, encoder)
         self.decoder = self.modules(nn.ConvTranspose2d, (D, *widths[::-1]), shapes[::-1], decoder)
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
@@ -206,15 +166,14 @@ def main():
     parser.add_argument("--without-numpy", action="store_true", help="leave the slowest out")
     arguments = parser.parse_args()
     conv = arguments.networks == CONV
-    settings = PRESETS["paper" if conv else arguments.networks]
-    ours, theirs = (ConvStep, TorchConvStep) if conv else (Step, TorchStep)
+    settings = dataclasses.replace(PRESETS["paper"], network="conv") if conv else PRESETS[arguments.networks]
     data = render(grid("medium"))
     x = data.images.take(np.random.default_rng(0).choice(len(data), arguments.batch, replace=False))
     eps = step_noise(0, 0, arguments.batch, settings.latent)
-    steps = [ours("tcvae_ref on kernels", machinery("numba", None).operations, settings, x, eps)]
+    steps = [Step("tcvae_ref on kernels", machinery("numba", None).operations, settings, x, eps)]
     if not arguments.without_numpy:
-        steps.append(ours("tcvae_ref on NumPy", NUMPY, settings, x, eps))
-    steps.append(theirs(settings, x, eps))
+        steps.append(Step("tcvae_ref on NumPy", NUMPY, settings, x, eps))
+    steps.append((TorchConvStep if conv else TorchStep)(settings, x, eps))
     losses = [step.loss() for step in steps]
     if not all(math.isclose(loss, losses[-1], rel_tol=1e-5) for loss in losses):
         raise SystemExit(f"the losses differ: {losses}; nothing is timed")

@@ -193,7 +193,7 @@ class TestFiles:
 
     def test_what_ships_can_be_read(self):
         asked = {name: study.read(path) for name, path in study.shipped().items()}
-        assert len(asked) == 8
+        assert len(asked) == 9
         for of in asked.values():
             assert of.figure == "bias" or len({run.settings.seed for run in of.runs}) >= 5
         keys = {name: {run.key for run in of.runs} for name, of in asked.items()}

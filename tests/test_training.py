@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from autograd import grad
+from autograd import numpy as anp
 from autograd.test_util import check_grads
 
 from tcvae_ref import InputError
@@ -39,7 +41,8 @@ from tcvae_ref.training import (
 )
 from tcvae_ref.training import train as train_loop
 from tcvae_ref.training.batches import SECOND_ORDER, batches
-from tcvae_ref.training.loop import epoch_order, loss_and_terms, networks, step_noise
+from tcvae_ref.training.gradients import gradient_and_aux
+from tcvae_ref.training.loop import epoch_order, loss_and_record, loss_and_terms, networks, step_noise
 from tcvae_ref.training.run import FILES, Saver, digest
 from tcvae_ref.training.settings import ADDED
 
@@ -182,6 +185,33 @@ class TestLoss:
         others = np.ones(5) - terms
         others[0] = others[1] = 0.0
         assert settings.objective_at(0)(ElboTerms(*others)) == -12.0
+
+
+class TestGradients:
+    """By every array at once: the numbers of autograd's own gradient of a list."""
+
+    @pytest.mark.parametrize("settings", [SMALL, FACTOR_VAE, dataclasses.replace(CONV, batch=4)])
+    def test_they_are_those_of_autograd(self, data, settings):
+        state = initial_state(settings, 4096)
+        x = data.images.take(slice(0, settings.batch))
+        given = state.statistics, state.adversary.discriminator, x, step_noise(0, 0, len(x), 3), 72, 0
+
+        def loss(parameters):
+            return loss_and_record(settings, parameters, *given)[0]
+
+        found, record = gradient_and_aux(partial(loss_and_record, settings), state.parameters, *given)
+        for ours, theirs in zip(found, grad(loss)(state.parameters), strict=True):
+            assert ours.dtype == theirs.dtype == np.float32
+            np.testing.assert_array_equal(ours, theirs)
+        assert record.terms.shape == ((6,) if settings is FACTOR_VAE else (5,))
+
+    def test_an_array_taken_twice_and_one_not_at_all(self):
+        arrays = [np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0])]
+        gradients, aux = gradient_and_aux(lambda a, c: (anp.sum(a[0] ** 2 * a[0] * c), "aux"), arrays, 2.0)
+        np.testing.assert_allclose(gradients[0], 6.0 * arrays[0] ** 2)
+        assert [g.tolist() for g in gradients[1:]] == [[0.0, 0.0], [0.0]]
+        assert aux == "aux"
+        assert [g.tolist() for g in gradient_and_aux(lambda a: (1.0, None), arrays[2:])[0]] == [[0.0]]
 
 
 class TestLoop:

@@ -100,10 +100,11 @@ def _what_was_run(study: Study, rows: Sequence[Row]) -> str:
         "latent",
         "batch",
         "epochs",
+        "learning_rate",
     ):
         values = {described(row[name]) for row in rows if row.get(name) is not None}
         if len(values) == 1:
-            same.append(f"{name} {values.pop()}")
+            same.append(f"{_name(name)} {values.pop()}")
     seeds = len({run.settings.seed for run in study.runs})
     return (
         f"{len(rows)} runs ({failed} failed) over {seeds} seed{'s' if seeds > 1 else ''}, none selected; "

@@ -6,13 +6,14 @@ second batch -> encode -> reparameterise -> permute_dims; with the first batch's
 from typing import NamedTuple
 
 import numpy as np
-from autograd import value_and_grad
+from autograd.tracer import getval
 from numpy.typing import NDArray
 
 from tcvae_ref.discriminator import discriminator_loss, initial_discriminator, permute_dims
 from tcvae_ref.training.adam import AdamState, AdamUpdate, adam_step, initial_adam_state, require_finite
+from tcvae_ref.training.gradients import gradient_and_aux
 from tcvae_ref.training.settings import Settings
-from tcvae_ref.types import Array
+from tcvae_ref.types import Array, Scalar
 
 BETAS = (0.5, 0.9)
 """Decay rates of the discriminator's Adam."""
@@ -68,10 +69,16 @@ def adversary_step(
         It, or its gradient, is not finite; nothing is changed.
     """
     z_permuted = permute_dims(z_second, step_permutations(settings.seed, step, *z_second.shape))
-    loss, gradient = value_and_grad(discriminator_loss)(adversary.discriminator, z, z_permuted)
+    gradient, loss = gradient_and_aux(_loss_twice, adversary.discriminator, z, z_permuted)
     require_finite(loss, *gradient)
     adam_step(
         *(adversary.discriminator, gradient, adversary.adam, step + 1, settings.discriminator_rate, *BETAS),
         update=update,
     )
     return float(loss)
+
+
+def _loss_twice(discriminator: list[Array], z: Array, z_permuted: Array) -> tuple[Scalar, Array]:
+    """The loss, to be differentiated and as a plain number."""
+    loss = discriminator_loss(discriminator, z, z_permuted)
+    return loss, getval(loss)

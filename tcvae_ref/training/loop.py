@@ -10,10 +10,10 @@ is resumed from any step continues exactly as it would have.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-from autograd.differential_operators import grad_and_aux
 from autograd.tracer import getval
 from numpy.typing import NDArray
 
@@ -27,6 +27,7 @@ from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state, re
 from tcvae_ref.training.adversary import Adversary, adversary_step, initial_adversary
 from tcvae_ref.training.batches import SECOND_ORDER, batches
 from tcvae_ref.training.batches import epoch_order as epoch_order
+from tcvae_ref.training.gradients import gradient_and_aux
 from tcvae_ref.training.model import architecture, initial_parameters, initial_prior, layers, log_prior, taken_apart
 from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.settings import Settings
@@ -228,7 +229,6 @@ def train(
         raise InputError(
             f"train: the estimator {settings.estimator} is for studies alone; continue this run with tcvae-ref sweep"
         )
-    gradient_and_record = _gradient_and_record(settings, N, operations)
     batch = batches(settings, data)
     second_codes = _second_codes(settings, data, operations)
     step, parameters, adam, epoch_sum, history, statistics, adversary = state
@@ -236,7 +236,8 @@ def train(
         x = data.images.take(batch(step), DTYPE)
         eps = step_noise(settings.seed, step, M, settings.latent)
         with _divergence_said(step):
-            gradient, record = gradient_and_record(parameters, statistics, adversary.discriminator, x, eps, step)
+            given = (parameters, statistics, adversary.discriminator, x, eps, N, step, operations)
+            gradient, record = gradient_and_aux(partial(loss_and_record, settings), *given)
             require_finite(record.terms, *gradient)
         adam_step(parameters, gradient, adam, step + 1, settings.learning_rate, update=operations.adam_update)
         values, statistics = record.terms, record.statistics
@@ -254,27 +255,6 @@ def train(
         save(state)
         progress(step, total, ElboTerms(*values[: len(ElboTerms._fields)]))
     return state
-
-
-def _gradient_and_record(
-    settings: Settings, dataset_size: int, operations: Operations
-) -> Callable[..., tuple[list[Array], StepRecord]]:
-    """Differentiate `loss_and_record` by the parameters: a function of what changes from step to step."""
-
-    def loss_and_aux(
-        parameters: list[Array], statistics: list[Array], discriminator: list[Array], x: Array, eps: Array, step: int
-    ) -> tuple[Scalar, tuple[Any, ...]]:
-        given = (settings, parameters, statistics, discriminator, x, eps, dataset_size, step, operations)
-        loss, record = loss_and_record(*given)
-        return loss, tuple(record)  # of autograd's own kinds
-
-    gradient_and_aux = grad_and_aux(loss_and_aux)
-
-    def gradient_and_record(*changing: Any) -> tuple[list[Array], StepRecord]:
-        gradient, aux = gradient_and_aux(*changing)
-        return gradient, StepRecord(*aux)
-
-    return gradient_and_record
 
 
 def _second_codes(

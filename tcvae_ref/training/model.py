@@ -84,11 +84,7 @@ def initial_prior(settings: Settings, rng: np.random.Generator, dtype: str) -> A
 
 
 def taken_apart(settings: Settings, parameters: Arrays) -> Parameters:
-    """Split the flat list.
-
-    Entry by entry: the gradient of a slice, under autograd, is a copy of all it holds and a sum over it.
-    """
-    parameters = [parameters[k] for k in range(len(parameters))]
+    """Split the flat list."""
     rest = len(parameters) - (len(priors.FLOW) if settings.prior == "flow" else 0)
     split = 2 * (len(settings.encoder) + 1) if settings.network == "mlp" else rest // 2  # conv's halves are mirrored
     return Parameters(parameters[:split], parameters[split:rest], parameters[rest:])
