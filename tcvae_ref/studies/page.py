@@ -50,7 +50,7 @@ def page(
     failed = sum(row.get("status") == "failed" for row in rows)
     body = [
         f"<h1>{title}</h1>",
-        f"<blockquote><p>What the paper says: {html.escape(study.claim)}</p></blockquote>",
+        f"<blockquote><p>The claim: {html.escape(study.claim)}</p></blockquote>",
         f"<p>{len(rows)} rows, {failed} failed runs among them; all are reported, none is selected.</p>",
         *(_figure(picture, content) for picture, content in pictures.items()),
         "<h2>Numbers</h2>",

@@ -1,6 +1,7 @@
 """What a study's table says: medians and quartiles, differences with their intervals, one line each."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from tcvae_ref.studies.statistics import Interval, bootstrap, quartiles, shift
 from tcvae_ref.studies.study import BIAS, SENSITIVITY, SETTINGS, Study, described, subset
 from tcvae_ref.studies.table import Row
 
+_WIDTH = 110  # characters of a line
 _MATCHED = 5  # reconstructions at which two objectives are compared
 
 
@@ -125,7 +127,7 @@ def _shifts(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def _headed(heading: str, lines: Sequence[str]) -> list[str]:
     """Lines under their heading, after a blank one; nothing, where there are none."""
-    return ["", heading, *lines] if lines else []
+    return ["", *textwrap.wrap(heading, _WIDTH), *lines] if lines else []
 
 
 def _said(interval: Interval) -> str:
