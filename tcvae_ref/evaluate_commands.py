@@ -96,7 +96,7 @@ class _Trained(NamedTuple):
     representation: Representation
 
 
-def _open(folder: Path, cache: Path | None) -> _Trained:
+def _open(folder: Path, cache: Path | None = None) -> _Trained:
     run = Run.open(folder)
     data = load(run.source, cache)
     run.check_data(data)
