@@ -264,7 +264,7 @@ def _draw(of: Study, folder: Path, command: str, out: Path) -> None:
     shown = [row for row in rows if row.get("status") != "failed"]
     if of.figure == SENSITIVITY:
         shown = table.read(folder / MEASURED) if (folder / MEASURED).is_file() else []
-    lines = results.lines_of(of, shown) if shown else ["nothing was done"]
+    lines = results.lines_of(of, shown if of.figure in (BIAS, SENSITIVITY) else rows) if shown else ["nothing was done"]
     print("\n".join(lines))
     pictures = []
     try:

@@ -191,6 +191,22 @@ class TestFiles:
         (example,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         assert len(study.parse("example", tomllib.loads(example)).runs) == 2 * 3 * 5
 
+    def test_the_guide_quotes_what_was_measured(self):
+        """Every block of numbers is what the tables beside the guide say, line by line, and none is left out."""
+        folder = Path(study.__file__).parent
+        text = (folder / "README.md").read_text()
+        quoted = dict(re.findall(r"^<!-- lines: (\S+) -->\n```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+        measured = sorted(path.parent for path in folder.glob("measured/*/study.toml"))
+        assert sorted(quoted) == [path.name for path in measured]
+        for path in measured:
+            of = study.read(path / "study.toml")
+            assert of._replace(name="", text="") == study.read(study.find(path.name))._replace(name="", text="")
+            rows = table.read(path / ("measured.csv" if of.figure == "sensitivity" else "results.csv"))
+            assert quoted[path.name].splitlines() == [line.rstrip() for line in results.lines_of(of, rows)]
+            assert {row["key"] for row in table.read(path / "results.csv")} >= {run.key for run in of.runs}
+            pictures = [name for name in re.findall(r"\]\((\S+\.png)\)", text) if path.name in name]
+            assert pictures, path.name
+
     def test_what_ships_can_be_read(self):
         asked = {name: study.read(path) for name, path in study.shipped().items()}
         assert len(asked) == 9
@@ -679,6 +695,7 @@ class TestFigures:
         else:
             runs = made_up(of, tmp_path)
             rows = [row for row in runs if row["status"] == "done"]
+            assert any("no reason" in line for line in results.lines_of(of, runs))
         assert results.lines_of(of, rows)
         for picture in study_figures.pictures(of, rows, runs, "tcvae-ref sweep it"):
             assert "tcvae-ref sweep it" in picture.caption
@@ -730,5 +747,6 @@ def made_up_row(of, run):
         "higgins": {"higgins": score},
     }
     parts["decomposition"] |= {"elbo": -60.0, "mutual_information": 3.0}
-    result = {"status": "failed" if failed else "done", "reason": "", "parts": {} if failed else parts}
+    parts = {} if failed else parts
+    result = {"status": "failed" if failed else "done", "reason": "no reason" if failed else "", "parts": parts}
     return table.numbers(of, run, {**result, "versions": {}, "computed_with": "NumPy"})

@@ -77,7 +77,14 @@ def told_apart(rows: Sequence[Row], row: Row) -> str:
 
 
 def lines_of(study: Study, rows: Sequence[Row]) -> list[str]:
-    """Every number the study is read for, in sentences and aligned rows."""
+    """Every number the study is read for, in sentences and aligned rows.
+
+    Parameters
+    ----------
+    study : Study
+    rows : sequence of dict
+        Its table, failed runs included; of a bias study without them; of a sensitivity study what was measured.
+    """
     if study.figure == BIAS:
         return _bias_lines(rows)
     if study.figure == SENSITIVITY:
@@ -87,7 +94,8 @@ def lines_of(study: Study, rows: Sequence[Row]) -> list[str]:
         found += _matched_lines(study, rows)
     if study.figure == "scatter":
         found += _rank_lines(study, rows)
-    return found
+    failed = [row for row in rows if row["status"] == "failed"]
+    return found + _headed("failed", [f"  {told_apart(rows, row)}: {row['reason']}" for row in failed])
 
 
 # --- medians and differences ---------------------------------------------------------------------------------
@@ -127,7 +135,11 @@ def _shifts(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def _headed(heading: str, lines: Sequence[str]) -> list[str]:
     """Lines under their heading, after a blank one; nothing, where there are none."""
-    return ["", *textwrap.wrap(heading, _WIDTH), *lines] if lines else []
+    return ["", *_wrapped(heading), *lines] if lines else []
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH)
 
 
 def _said(interval: Interval) -> str:
@@ -269,8 +281,10 @@ def _rank_lines(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def _bias_lines(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "bias (spread) against the exact value on the same samples, nats; cosine of the gradient of TC with the exact "
-        "one: of the mean over batches, median of single batches",
+        *_wrapped(
+            "bias (spread) against the exact value on the same samples, nats; cosine of the gradient of TC with the "
+            "exact one: of the mean over batches, median of single batches"
+        ),
         f"  {'N':>6} {'M':>5} {'D':>3} {'sigma':>6}  {'estimator':<20}{'MI':>17}{'TC':>17}{'DWKL':>17}{'cosine':>15}",
     ]
     for row in rows:
@@ -285,8 +299,10 @@ def _bias_lines(rows: Sequence[Row]) -> list[str]:
 
 def _sensitivity_lines(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "what one hyper-parameter moves: range, the median over models of greatest less least score; noise, standard "
-        "deviation over draws; agreement, least Kendall tau with the models' order at the usual value",
+        *_wrapped(
+            "what one hyper-parameter moves: range, the median over models of greatest less least score; noise, "
+            "standard deviation over draws; agreement, least Kendall tau with the models' order at the usual value"
+        ),
         f"  {'score':<18}{'hyper-parameter':<26}{'range':>8}{'noise':>8}{'agreement':>11}",
     ]
     for metric, dial, moved, noise, agreement in sensitivity.movements(rows):
