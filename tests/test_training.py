@@ -656,7 +656,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_interrupt_saves_and_resumes(self, tmp_path, number):
-        options = [*SMALL_ARGUMENTS, "--epochs", "200000"]
+        options = [*SMALL_ARGUMENTS, "--epochs", "200000", "--save-every", "0.5"]
         process = subprocess.Popen(
             command("train", "--out", tmp_path / "run", *options),
             stdout=subprocess.PIPE,
@@ -664,7 +664,9 @@ class TestKilled:
             text=True,
         )
         assert process.stdout.readline().startswith("dSprites, re-rendered: 72 images")
-        time.sleep(1.0)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoint.npz").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)  # numba may have to compile first
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 1
