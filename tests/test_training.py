@@ -42,7 +42,7 @@ from tcvae_ref.training import (
 from tcvae_ref.training import train as train_loop
 from tcvae_ref.training.batches import SECOND_ORDER, batches
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.loop import epoch_order, loss_and_record, loss_and_terms, networks, step_noise
+from tcvae_ref.training.loop import epoch_order, loss_and_record, networks, step_noise
 from tcvae_ref.training.run import FILES, Saver, digest
 from tcvae_ref.training.settings import ADDED
 
@@ -149,12 +149,14 @@ class TestLoss:
         state = initial_state(settings, 16)
         parameters = [p.astype(np.float64) + 0.1 for p in state.parameters]
         eps = rng.standard_normal((6, 3))
-        check_grads(lambda p: loss_and_terms(settings, p, x, eps, 72, 0)[0], modes=["rev"], order=1)(parameters)
+        check_grads(lambda p: loss_and_record(settings, p, [], [], x, eps, 72, 0)[0], modes=["rev"], order=1)(
+            parameters
+        )
 
     def test_float32_all_the_way(self, data):
         state = initial_state(SMALL, 4096)
         x, eps = data.images.take(slice(0, 16)), step_noise(0, 0, 16, 3)
-        gradient = grad(lambda p: loss_and_terms(SMALL, p, x, eps, 72, 0)[0])(state.parameters)
+        gradient = grad(lambda p: loss_and_record(SMALL, p, [], [], x, eps, 72, 0)[0])(state.parameters)
         assert {str(g.dtype) for g in gradient} == {"float32"}
 
     def test_objectives_weight_the_recorded_terms(self, data):
@@ -167,8 +169,8 @@ class TestLoss:
         }
         for name, objective in weights.items():
             settings = dataclasses.replace(SMALL, objective=name, alpha=0.5, gamma=2.0)
-            loss, terms = loss_and_terms(settings, state.parameters, x, eps, 72, 0)
-            assert loss == pytest.approx(-objective(terms), rel=1e-6)
+            loss, record = loss_and_record(settings, state.parameters, [], [], x, eps, 72, 0)
+            assert loss == pytest.approx(-objective(record.terms), rel=1e-6)
 
     def test_beta_warms_up_linearly(self):
         settings = dataclasses.replace(SMALL, beta_warm_up=10)

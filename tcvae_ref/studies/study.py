@@ -303,13 +303,12 @@ def _check_lines(where: str, of: Study) -> None:
     """Require numbers along x, and runs that differ in their seed alone where they stand at one place of one line."""
     if not isinstance(_DEFAULTS.get(of.x), int | float):
         raise InputError(f"{where}: [study] x={of.x!r}; a setting that is a number is needed")
-    standing = "tc_weight" if of.x == "beta" else of.x
+    told = (*of.series, *(_ANYWHERE if of.x == "beta" else (of.x,)), *([of.panels] if of.panels else []))
     places: dict[Any, RunSpec] = {}
     for run in of.runs:
         idle = run.settings.idle(of.x)
         if idle is not None and of.x not in _ANYWHERE:
             raise InputError(f"{where}: [study] x={of.x!r} has no part in {idle}; take other runs, or another x")
-        told = (*of.series, of.x, standing, *([of.panels] if of.panels else []))
         other = places.setdefault(tuple(value_of(run, name) for name in told), run)
         differing = [name for name in subset(SETTINGS, [run, other]) if name != "seed"]
         if differing:

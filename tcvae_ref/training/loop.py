@@ -168,23 +168,6 @@ def loss_and_record(
     return -objective, StepRecord(values, getval(z), of_encoder + of_decoder)
 
 
-def loss_and_terms(
-    settings: Settings,
-    parameters: list[Array],
-    x: Array,
-    eps: Array,
-    dataset_size: int,
-    step: int,
-    operations: Operations = NUMPY,
-) -> tuple[Scalar, NDArray[np.float64]]:
-    """Loss of one batch and the ELBO's terms, for networks without statistics and objectives without discriminator.
-
-    Parameters and returns as for `loss_and_record`, of whose record these are the terms.
-    """
-    loss, record = loss_and_record(settings, parameters, [], [], x, eps, dataset_size, step, operations)
-    return loss, record.terms
-
-
 def train(
     settings: Settings,
     data: FactorDataset,
