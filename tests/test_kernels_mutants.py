@@ -151,7 +151,7 @@ MISTAKES = {
         lambda: test_kernels.TestExp().test_within_2_ulp("float64", -745.2, 670.0, 1001),
     ),
     "blocks cut by the number of threads": (
-        [(tcvae_kernels, "set_num_threads", blocks_by_threads), (pairwise, "JOINT_BLOCKS", 8)],
+        [(tcvae_kernels, "set_num_threads", blocks_by_threads), (pairwise, "JOINT_BLOCKS", pairwise.JOINT_BLOCKS)],
         bits,
     ),
 }

@@ -46,10 +46,10 @@ NEAR = 512
 """Posteriors whose squares are added up at a time: four rows of them stay in a core's first cache."""
 FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
-JOINT_BLOCKS, GRADIENT_BYTES = 8, 2**25
+JOINT_BLOCKS, GRADIENT_BYTES = 4, 2**25
 """At most so many blocks of rows with a joint's gradient sums of their own, filling at most so much memory."""
-MARGINAL_TASKS = 16
-"""At least so many pieces of the marginals' work: blocks of rows times dimensions."""
+MARGINAL_TASKS = (16, 40)
+"""So many pieces of the marginals' work at least, blocks of rows times dimensions; more while memory allows it."""
 FINISHED = 512
 """Posteriors whose gradients are finished together; no result depends on it."""
 FLUSH_ROWS = 128
@@ -479,13 +479,18 @@ def values(
 
 
 @jit
-def joint_and_gradient(
+def _add_to(total, part, n):
+    """total[j] += part[j] for j < n: float32 sums into float64."""
+    vector_loop()
+    for j in range(np.uint64(n)):
+        total[j] += part[j]
+
+
+@jit
+def _add_joints(
     z, mu, s, T, at_own, at_next, first, last, tile, weight_joint, W, joint1, joint2, P, joint, joint_tops, at_z
 ):
-    """Sums joint[i] and the maxima taken out, and the gradient of sum_i weight_joint[i] log joint[i].
-
-    The gradient is left as the sums of `_joint_sums` and P[j] += sum_i W_ij. W : (JOINT_ROWS, >= N), sums : (D, >= N).
-    """
+    """`joint_and_gradient`, added to sums of one precision."""
     N, D = T.size, z.shape[1]
     real = mu.dtype.type
     for i in range(first, last, JOINT_ROWS):
@@ -512,7 +517,39 @@ def joint_and_gradient(
 
 
 @jit
-def marginal_and_gradient(
+def joint_and_gradient(
+    z, mu, s, T, at_own, at_next, first, last, tile, weight_joint, W, sums, parts, joint, joint_tops, at_z
+):
+    """Sums joint[i] and the maxima taken out, and the gradient of sum_i weight_joint[i] log joint[i].
+
+    The gradient is left in sums = joint1, joint2 : (D, >= N), P : (>= N,): those of `_joint_sums`, and sum_i W_ij.
+    With `parts`, float32 arrays of their shapes, they are added up there for `FLUSH_ROWS` rows at a time, and the sums
+    are float64. W : (JOINT_ROWS, >= N).
+    """
+    N, D = T.size, z.shape[1]
+    joint1, joint2, P = sums
+    joint1[:], joint2[:], P[:] = 0, 0, 0
+    if parts is None:
+        _add_joints(
+            *(z, mu, s, T, at_own, at_next, first, last, tile, weight_joint, W),
+            *(joint1, joint2, P, joint, joint_tops, at_z),
+        )
+    else:
+        part1, part2, part_P = parts
+        for start in range(first, last, FLUSH_ROWS):
+            part1[:], part2[:], part_P[:] = 0, 0, 0
+            _add_joints(
+                *(z, mu, s, T, at_own, at_next, start, min(last, start + FLUSH_ROWS), tile, weight_joint, W),
+                *(part1, part2, part_P, joint, joint_tops, at_z),
+            )
+            _add_to(P, part_P, N)
+            for d in range(D):
+                _add_to(joint1[d], part1[d], N)
+                _add_to(joint2[d], part2[d], N)
+
+
+@jit
+def _add_marginals(
     z,
     d,
     mu,
@@ -534,11 +571,7 @@ def marginal_and_gradient(
     marginal_tops,
     at_z,
 ):
-    """Sums marginals[i, d] and the maxima taken out, and the gradient of sum_i weight_marginals[i, d] log of them.
-
-    One pass over the exponentials. What is read of one dimension's posteriors, and its sums, stay in the cache. The
-    gradient is left as the sums of `_own_sums`. E : (4, >= N), own1, own2 : (>= N,).
-    """
+    """`marginal_and_gradient`, added to sums of one precision."""
     real = mu.dtype.type
     E0, E1, E2, E3 = E[0, :N], E[1, :N], E[2, :N], E[3, :N]
     weighted = at_own != 1
@@ -577,6 +610,55 @@ def marginal_and_gradient(
 
 
 @jit
+def marginal_and_gradient(
+    z,
+    d,
+    mu,
+    s,
+    g,
+    N,
+    again,
+    at_own,
+    at_next,
+    first,
+    last,
+    tile,
+    tiny,
+    weight_marginals,
+    E,
+    sums,
+    parts,
+    marginals,
+    marginal_tops,
+    at_z,
+):
+    """Sums marginals[i, d] and the maxima taken out, and the gradient of sum_i weight_marginals[i, d] log of them.
+
+    One pass over the exponentials. What is read of one dimension's posteriors, and its sums, stay in the cache. The
+    gradient is left in sums = own1, own2 : (>= N,), those of `_own_sums`; `parts` as in `joint_and_gradient`.
+    E : (4, >= N).
+    """
+    own1, own2 = sums
+    own1[:], own2[:] = 0, 0
+    if parts is None:
+        _add_marginals(
+            *(z, d, mu, s, g, N, again, at_own, at_next, first, last, tile, tiny, weight_marginals, E),
+            *(own1, own2, marginals, marginal_tops, at_z),
+        )
+    else:
+        part1, part2 = parts
+        for start in range(first, last, FLUSH_ROWS):
+            stop = min(last, start + FLUSH_ROWS)
+            part1[:], part2[:] = 0, 0
+            _add_marginals(
+                *(z, d, mu, s, g, N, again, at_own, at_next, start, stop, tile, tiny, weight_marginals, E),
+                *(part1, part2, marginals, marginal_tops, at_z),
+            )
+            _add_to(own1, part1, N)
+            _add_to(own2, part2, N)
+
+
+@jit
 def _add_blocks(a, start, stop):
     """a[0, j] += a[1, j] + a[2, j] + ..., in this order, for start <= j < stop; a : (blocks, columns)."""
     vector_loop()
@@ -595,7 +677,8 @@ def gradients(joint1, joint2, P, own1, own2, s, start, stop, joint_mu, joint_log
     for d in range(s.shape[0]):
         for sums in (joint1, joint2, own1, own2):
             _add_blocks(sums[:, d], start, stop)
-        for j in range(start, stop):
+    for j in range(start, stop):
+        for d in range(s.shape[0]):
             joint_mu[j, d] = s[d, j] * joint1[0, d, j]
             joint_log_var[j, d] = 0.5 * (joint2[0, d, j] - P[0, j])
             own_mu[j, d] = s[d, j] * own1[0, d, j]
@@ -746,27 +829,6 @@ def _cut(rows: int, count: int) -> list[tuple[int, int]]:
     return [(first, min(rows, first + block)) for first in range(0, rows, block)]
 
 
-def _add_in_float64(
-    add: Callable[[int, int, list[Array]], None], totals: list[Array], parts: list[Array], first: int, last: int
-) -> None:
-    """Let add(start, stop, sums) add the shares of rows first ... last - 1 to `totals`, which are zeroed before.
-
-    With `parts`, float32 sums of their size, it adds to them for `FLUSH_ROWS` rows at a time, and they to the totals.
-    """
-    for a in totals:
-        a.fill(0)
-    if not parts:
-        return add(first, last, totals)
-    for start in range(first, last, FLUSH_ROWS):
-        for a in parts:
-            a.fill(0)
-        add(start, min(last, start + FLUSH_ROWS), parts)
-        for total, part in zip(totals, parts, strict=True):
-            columns = min(total.shape[-1], part.shape[-1])  # padded differently
-            total[..., :columns] += part[..., :columns]
-    return None
-
-
 def log_sums(
     z: Array,
     mu: Array,
@@ -823,8 +885,10 @@ def log_sums_and_gradient(
     for_joint, for_marginals = np.zeros(rows), np.zeros((rows, D))
     for_joint[:S], for_marginals[:S] = weight_joint, weight_marginals
     special = z.dtype.type(weights.at_own), z.dtype.type(weights.at_next)
-    joint_blocks = _cut(rows, max(2, min(JOINT_BLOCKS, GRADIENT_BYTES // (16 * D * N))))
-    own_blocks = _cut(rows, -(-MARGINAL_TASKS // D))
+    fitting = GRADIENT_BYTES // (16 * D * N)
+    joint_blocks = _cut(rows, max(2, min(JOINT_BLOCKS, fitting)))
+    fewest, most = (-(-tasks // D) for tasks in MARGINAL_TASKS)
+    own_blocks = _cut(rows, max(fewest, min(most, fitting)))
     joint1, joint2, own1, own2 = (
         buffers(1, blocks * D, N, np.dtype(np.float64), used)[0].reshape(blocks, D, -1)
         for blocks in (len(joint_blocks), len(joint_blocks), len(own_blocks), len(own_blocks))
@@ -840,25 +904,18 @@ def log_sums_and_gradient(
 
     def joint_part(b: int) -> None:
         W, *parts = _own(scratch, make)
-
-        def add(start: int, stop: int, sums: list[Array]) -> None:
-            joint_and_gradient(
-                *(padded, mu_T, s, T, *special, start, stop, TILE[size], for_joint, W),
-                *(*sums, values_of.joint, values_of.joint_tops, at_z[0]),
-            )
-
-        _add_in_float64(add, [joint1[b], joint2[b], P[b]], parts, *joint_blocks[b])
+        joint_and_gradient(
+            *(padded, mu_T, s, T, *special, *joint_blocks[b], TILE[size], for_joint, W),
+            *((joint1[b], joint2[b], P[b]), tuple(parts) or None, values_of.joint, values_of.joint_tops, at_z[0]),
+        )
 
     def marginal_part(b: int, d: int) -> None:
         E, *parts = _own(scratch, make)
-
-        def add(start: int, stop: int, sums: list[Array]) -> None:
-            marginal_and_gradient(
-                *(padded, d, mu_T, s, g, N, unsafe[d], *special, start, stop, TILE[size], TINY[size], for_marginals),
-                *(E, *sums, values_of.marginals, values_of.marginal_tops, at_z[1]),
-            )
-
-        _add_in_float64(add, [own1[b, d], own2[b, d]], [a[0] for a in parts[:2]], *own_blocks[b])
+        marginal_and_gradient(
+            *(padded, d, mu_T, s, g, N, unsafe[d], *special, *own_blocks[b], TILE[size], TINY[size], for_marginals, E),
+            *((own1[b, d], own2[b, d]), tuple(a[0] for a in parts[:2]) or None),
+            *(values_of.marginals, values_of.marginal_tops, at_z[1]),
+        )
 
     def work(task: int) -> None:
         if task < len(joint_blocks):
