@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder (paper, appendix D: the networks for 3D Faces), for images of 64 x 64 pixels.
+"""Convolutional encoder and decoder (paper, appendix: the networks for 3D Faces), for images of 64 x 64 pixels.
 
 Encoder: 4x4 convolutions at stride 2 to 32, 32, 64, 64 channels, one of 4x4 over all that is left to 512, then 1x1 to
 2 D; the decoder is its mirror image. Batch normalisation and ReLU follow every layer but the last of each. Layers

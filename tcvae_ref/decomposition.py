@@ -53,7 +53,8 @@ def kl_terms(
     Returns
     -------
     KLTerms
-        Nats. With a batch estimator TC and MI can be negative or exceed log N.
+        Nats. With the exact q(z), in expectation over z, 0 <= MI <= log N and 0 <= TC <= (D - 1) log N; estimates may
+        leave these ranges.
 
     Raises
     ------

@@ -108,7 +108,7 @@ def discriminator_loss(discriminator: Sequence[Array], z: Array, z_permuted: Arr
 
     - 1/2 mean_i log softmax(l(z_i))_real - 1/2 mean_i log softmax(l(z_permuted,i))_permuted
 
-    Source: Kim & Mnih 2018, algorithm 1.
+    Source: Kim & Mnih 2018, algorithm 2.
 
     Parameters
     ----------

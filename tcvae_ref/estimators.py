@@ -6,7 +6,8 @@ Every estimator here is a weighted log-sum-exp over the posteriors j that are at
     log q(z_i)  ~ log sum_j w_ij prod_d q(z_id | n_j)
     log q(z_id) ~ log sum_j w_ij        q(z_id | n_j),
 
-and they differ in nothing but w. The weight enters once per pair (i, j): after the sum over d for the joint.
+and they differ in nothing but w: log w_ij is added once to the joint, after the sum over d, and once to each of the D
+marginals. `README.md` in this folder derives the properties of each.
 
     estimator      weights w_ij                                                   sum_j w_ij
     exact          1/N, over all N posteriors                                      1
@@ -36,6 +37,9 @@ from tcvae_ref.types import Array, ExpectedLogQz, LogQz
 def log_weights_mws(M: int, N: int) -> Array:
     """Log-weights of minibatch-weighted sampling, w_ij = 1/(N M) (paper, eq. 3 and appendix C.1).
 
+    The estimate of q(z_i) is at most q(z_i) / M for a batch drawn without replacement: it is a part of the sum
+    1/(N M) sum_n q(z_i|n) = q(z_i) / M, whose terms are all positive.
+
     Parameters
     ----------
     M, N : int
@@ -54,10 +58,14 @@ def log_weights_mss(M: int, N: int) -> Array:
     """Log-weights of minibatch stratified sampling (paper, appendix C.2), m = M - 1.
 
     w_ii = 1/N (z_i's own posterior is one of N), w_ij = (N - m)/(N m) at the cyclic neighbour j = i + 1
-    (it stands for those left out of the batch), w_ij = 1/m elsewhere. Each *row* sums to one.
+    (it stands for those left out of the batch; any other of the m would do), w_ij = 1/m elsewhere. Each *row* sums
+    to one. The paper's M is m here: its batch has M + 1 elements.
+
+    Unbiased: the other m inputs are drawn without replacement from N - 1, so each has the expectation
+    (N q(z_i) - q(z_i|n_i)) / (N - 1), and their weights sum to (m - 1)/m + (N - m)/(N m) = (N - 1)/N.
 
     The code released with the paper writes these numbers down columns 0 and 1 instead of along the diagonals, so
-    that only the first row is right: tests/test_estimators.py::TestColumnWeightedMSS.
+    that (for M > 2) only the first row is right: tests/test_estimators.py::TestColumnWeightedMSS.
 
     Parameters
     ----------
@@ -81,8 +89,9 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
     """Log-weights of stratified sampling averaged over the free choice of neighbour, m = M - 1.
 
     w_ii = 1/N, w_ij = (N - 1)/(N m) elsewhere: the mean of the M - 1 MSS weightings that differ in the column
-    which stands for the data left out. Not in the paper; unbiased like MSS, never of higher variance,
-    indifferent to the order of the batch, and exact at M = N.
+    which stands for the data left out. Not in the paper; unbiased like MSS, indifferent to the order of the batch,
+    and exact at M = N. It is the expectation of the MSS estimate of q(z_i) given which inputs are in the batch, so
+    that estimate's variance is never higher (Rao-Blackwell).
 
     Parameters
     ----------
@@ -179,8 +188,9 @@ def log_qz_exact(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQ
 def log_qz_mws(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
     """Minibatch-weighted sampling, log q(z_i) ~ log 1/(NM) sum_j q(z_i|n_j) (paper, eq. 3).
 
-    A lower bound in expectation, not a density estimate: the weights of a row sum to 1/N, so joint and marginals
-    are each log N lower than with weights 1/M, and MI and TC are far off in value. Gradients are those of 1/M.
+    A lower bound, not a density estimate: at most log q(z_i) - log M for a batch drawn without replacement, see
+    `log_weights_mws`. Joint and marginals are each `log_qz_minibatch` less log N, so MI is log N higher than with it,
+    TC (D - 1) log N higher and the dimension-wise KL D log N lower; the gradients are the same.
 
     Parameters
     ----------

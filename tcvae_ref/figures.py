@@ -1,4 +1,4 @@
-"""Pictures of a trained model (paper, figures 3 to 7 show the like)."""
+"""Pictures of a trained model (the like of the paper's figures)."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -143,7 +143,7 @@ def training_curves(history: NDArray[np.float64], estimator: str) -> "Figure":
 
 
 def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float64]) -> "Figure":
-    """Draw the mean of z_d over each factor, one row for each latent (paper, figure 3).
+    """Draw the mean of z_d over each factor, one row for each latent.
 
     Position is a map over (posX, posY) where both vary; every other factor is a curve, its band the standard
     deviation of z_d over the rest of the data. Of more than 12 curves the 12 that a latent follows most are

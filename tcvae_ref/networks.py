@@ -1,4 +1,4 @@
-"""Fully connected encoder and decoder (paper, appendix D: the networks for dSprites).
+"""Fully connected encoder and decoder (paper, appendix: the networks for dSprites).
 
 The paper's hidden layers are 1200, 1200 in the encoder and 1200, 1200, 1200 in the decoder, with D = 10.
 """

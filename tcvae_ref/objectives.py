@@ -72,12 +72,31 @@ def elbo_terms(
 
 
 def vae(terms: ElboTerms) -> Scalar:
-    """Evidence lower bound, E_q[log p(x|z)] - KL(q(z|n) || p(z)) (paper, eq. 1 with beta = 1)."""
+    """Evidence lower bound, E_q[log p(x|z)] - KL(q(z|n) || p(z)) (paper, eq. 1 with beta = 1).
+
+    Parameters
+    ----------
+    terms : ElboTerms
+
+    Returns
+    -------
+    objective : scalar, nats, to be maximised
+    """
     return terms.reconstruction - terms.kl
 
 
 def beta_vae(terms: ElboTerms, beta: float) -> Scalar:
-    """beta-VAE objective, E_q[log p(x|z)] - beta KL(q(z|n) || p(z)) (paper, eq. 1; Higgins et al. 2017)."""
+    """beta-VAE objective, E_q[log p(x|z)] - beta KL(q(z|n) || p(z)) (paper, eq. 1; Higgins et al. 2017).
+
+    Parameters
+    ----------
+    terms : ElboTerms
+    beta : float
+
+    Returns
+    -------
+    objective : scalar, nats, to be maximised
+    """
     return terms.reconstruction - beta * terms.kl
 
 
@@ -86,6 +105,15 @@ def beta_tcvae(terms: ElboTerms, beta: float, alpha: float = 1.0, gamma: float =
 
     With alpha = beta = gamma = 1 it is the ELBO with the Monte-Carlo KL in place of the closed form; with
     alpha = gamma = 1 that ELBO - (beta - 1) TC.
+
+    Parameters
+    ----------
+    terms : ElboTerms
+    beta, alpha, gamma : float
+
+    Returns
+    -------
+    objective : scalar, nats, to be maximised
     """
     return (
         terms.reconstruction
@@ -107,5 +135,9 @@ def factor_vae(terms: ElboTerms, total_correlation: Scalar, tc_weight: float) ->
         TC by the discriminator (`tcvae_ref.discriminator.total_correlation`), nats; not that of `terms`, which is
         estimated from the batch.
     tc_weight : float
+
+    Returns
+    -------
+    objective : scalar, nats, to be maximised
     """
     return vae(terms) - tc_weight * total_correlation

@@ -114,8 +114,8 @@ class TestUnbiased:
 
     N, M = 4, 3
 
-    def mean_over_batches(self, estimate):
-        """mean estimate / exact, for the sample of each input at each place in the batch: joint and marginals."""
+    def over_batches(self, estimate):
+        """estimate / exact for the sample of each input at each place : (cases, batches), joint and marginals."""
         rng = np.random.default_rng(5)
         mu, log_var = rng.standard_normal((self.N, 2)), rng.uniform(-1, 1, (self.N, 2))
         z = mu + np.exp(0.5 * log_var) * rng.standard_normal((self.N, 2))
@@ -124,10 +124,12 @@ class TestUnbiased:
         for n, place in itertools.product(range(self.N), range(self.M)):
             batches = [list(b) for b in itertools.permutations(range(self.N), self.M) if b[place] == n]
             joints, marginals = zip(*(estimate(z[b], mu[b], log_var[b]) for b in batches), strict=True)
-            joint = np.mean([np.exp(j[place]) for j in joints])
-            marginal = np.mean([np.exp(m[place]) for m in marginals], axis=0)
-            ratios += [joint / np.exp(exact.joint[n]), *(marginal / np.exp(exact.marginals[n]))]
+            ratios.append([np.exp(j[place] - exact.joint[n]) for j in joints])
+            ratios += list(np.exp([m[place] - exact.marginals[n] for m in marginals]).T)
         return np.array(ratios)
+
+    def mean_over_batches(self, estimate):
+        return self.over_batches(estimate).mean(axis=1)
 
     @pytest.mark.parametrize("estimator", ["mss", "symmetric_mss"])
     def test_stratified_sampling_is_unbiased(self, estimator):
@@ -140,8 +142,21 @@ class TestUnbiased:
         assert np.max(np.abs(ratios - 1.0)) > 0.1
 
     def test_mws_is_a_lower_bound_on_average(self):
-        """E[log 1/(NM) sum_j q(z|n_j)] <= E[log q(z)], for batches that contain the sample's own input."""
+        """E[1/(NM) sum_j q(z|n_j)] <= q(z), for batches that contain the sample's own input; Jensen does the rest."""
         assert np.all(self.mean_over_batches(lambda *a: log_qz("mws")(*a, self.N)) <= 1.0)
+
+    def test_mws_of_any_batch_is_at_most_q_over_m(self):
+        ratios = self.over_batches(lambda *a: log_qz("mws")(*a, self.N))
+        assert np.all(ratios <= 1 / self.M)
+        assert np.max(ratios) > 0.9 / self.M  # nor is there room for more
+
+    def test_symmetric_mss_never_varies_more_than_mss(self):
+        of_mss, of_symmetric = (
+            self.over_batches(lambda *a, name=name: log_qz(name)(*a, self.N)).std(axis=1)
+            for name in ("mss", "symmetric_mss")
+        )
+        assert np.all(of_symmetric <= of_mss)
+        assert np.all(of_mss > 0)
 
 
 class TestColumnWeightedMSS:

@@ -40,9 +40,10 @@ from tcvae_ref.training import (
     trained_model,
 )
 from tcvae_ref.training import train as train_loop
-from tcvae_ref.training.batches import SECOND_ORDER, batches
+from tcvae_ref.training.batches import SECOND_ORDER, batches, epoch_order
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.loop import epoch_order, loss_and_record, networks, step_noise
+from tcvae_ref.training.loop import loss_and_record, step_noise
+from tcvae_ref.training.model import layers, taken_apart
 from tcvae_ref.training.run import FILES, Saver, digest
 from tcvae_ref.training.settings import ADDED
 
@@ -174,8 +175,8 @@ class TestLoss:
 
     def test_beta_warms_up_linearly(self):
         settings = dataclasses.replace(SMALL, beta_warm_up=10)
-        assert [settings.beta_at(s) for s in (0, 5, 10, 99)] == [0.0, 3.0, 6.0, 6.0]
-        assert SMALL.beta_at(0) == 6.0
+        assert [settings.weight_at("beta", s) for s in (0, 5, 10, 99)] == [0.0, 3.0, 6.0, 6.0]
+        assert SMALL.weight_at("beta", 0) == 6.0
 
     @pytest.mark.parametrize(("name", "term"), [("alpha", 2), ("beta", 3), ("gamma", 4)])
     def test_each_weight_warms_up_by_itself(self, name, term):
@@ -683,7 +684,10 @@ class TestKilled:
 def test_an_evaluation_needs_no_more_than_the_checkpoint(data):
     """The networks rebuilt from the flat list are those that were trained."""
     state = train(SMALL, data)
-    encoder, decoder = networks(SMALL, state.parameters)
-    mu, log_var = encode(encoder, data.images.take([0]))
+    model, x = trained_model(SMALL, state.parameters, state.statistics), data.images.take([0])
+    encoder, decoder, _ = taken_apart(SMALL, state.parameters)
+    mu, log_var = encode(layers(encoder), x)
     assert mu.shape == log_var.shape == (1, 3)
-    assert decode(decoder, mu).shape == (1, 4096)
+    np.testing.assert_array_equal(model.encode(x), (mu, log_var))
+    np.testing.assert_array_equal(model.decode(mu), decode(layers(decoder), mu))
+    assert model.decode(mu).shape == (1, 4096)

@@ -37,6 +37,11 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> None:
     """Let kernels use so many threads, from the next call on.
 
+    Parameters
+    ----------
+    threads : int
+        1 to 1024. Results are the same bits for any number.
+
     Raises
     ------
     InputError, TypeError

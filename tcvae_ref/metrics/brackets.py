@@ -2,12 +2,12 @@
 
 With q_e the density of all components of octave e (`tcvae_ref.metrics.octaves`) and wider, and phi(q) = - q log q,
 
-    integral phi(q) = sum_e integral [ phi(q_e) - phi(q_e+1) ]
+    integral phi(q) = sum_e integral [ phi(q_e) - phi(q_{e+1}) ]
 
 and the bracket of octave e vanishes outside the windows of its own components: smooth, with Gaussian tails, so the
-trapezoid rule on the grid of that octave, on these windows alone, converges faster than any power of the step. There
-q_e+1 is needed between the points of its own grid: halfway, by the polynomial through the 40 nearest points, which no
-component that wide can tell from itself.
+trapezoid rule on the grid of that octave, on these windows alone, converges faster than any power of the step. Beyond
+the widest octave the density is 0, and so is phi. The wider density q_{e+1} is also needed halfway between the points
+of its own grid: there it is interpolated by the polynomial through the 40 nearest points.
 """
 
 import math

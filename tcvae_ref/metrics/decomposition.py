@@ -204,7 +204,18 @@ def _check_samples(index: NDArray[np.integer], eps: Array, N: int, D: int) -> in
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
-    """Mean of independent draws and its standard error."""
+    """Mean of independent draws and its standard error.
+
+    Parameters
+    ----------
+    values : (S,)
+        S >= 2 draws.
+
+    Returns
+    -------
+    Estimate
+        mean_i v_i and sqrt( sum_i (v_i - mean)^2 / (S - 1) / S ), in the unit of the values.
+    """
     return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 

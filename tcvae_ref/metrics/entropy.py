@@ -1,9 +1,10 @@
 """Differential entropies of one-dimensional Gaussian mixtures, by quadrature.
 
 The marginal q(z_d) = sum_n p(n) N(mu_n, sigma_n^2) is an analytic function of one variable, so its entropy needs no
-Monte Carlo: the trapezoid rule on a uniform grid converges faster than any power of the step. Each octave of sigma has
-its own grid (`tcvae_ref.metrics.brackets`), so a component costs about as many points as any other. The steps are
-halved until the answer holds still.
+Monte Carlo: - q log q is analytic as well, in a strip about the real line that holds no zero of q, and so the trapezoid
+rule on a uniform grid converges faster than any power of the step. Each octave of sigma has its own grid
+(`tcvae_ref.metrics.brackets`), so a component costs about as many points as any other. The steps are halved until the
+answer holds still.
 """
 
 import itertools

@@ -117,6 +117,16 @@ def rmig(mig: MIG) -> FactorScore:
 
     Do and Tran (2020), section 4, with which they weigh factors by their entropy. Their robust estimate of the
     information, a quantised q(z | n), is neither of the recipes here.
+
+    Parameters
+    ----------
+    mig : MIG
+        Of any recipe.
+
+    Returns
+    -------
+    FactorScore
+        Nats.
     """
     by_factor = mig.gaps * mig.factor_entropies
     return FactorScore(float(by_factor.mean()), by_factor)

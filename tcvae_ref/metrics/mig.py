@@ -18,8 +18,8 @@ LEAST_ENTROPY = 1e-9
 class MIGErrors(NamedTuple):
     """How far the numbers of a `MIG` may be off, number by number.
 
-    A bound on the numerical error where they are integrals (quadrature), a standard error where they are means over
-    samples (Monte Carlo), 0 where they are counts (binned).
+    An estimate of the numerical error where they are integrals (quadrature), a standard error where they are means
+    over samples (Monte Carlo), 0 where they are counts (binned).
     """
 
     score: float
@@ -160,8 +160,8 @@ def mig_quadrature(
     Returns
     -------
     MIG
-        `error` holds numerical bounds (`Entropy.error`); a gap's is twice the largest of its factor's information
-        over H(v_k), since no order statistic moves more than the entries do.
+        `error` holds estimates of the numerical error (`Entropy.error`). That of a gap is twice the largest error of
+        any I(z_d; v_k), divided by H(v_k): no order statistic moves more than the entries do.
 
     Raises
     ------

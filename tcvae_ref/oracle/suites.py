@@ -29,6 +29,15 @@ def check_values(target: str | Callable[..., Any], **options: Any) -> Report:
     target : str or callable
     **options
         Of `tcvae_ref.oracle.check`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    AssertionError
+        The verdict is a failure; its message is the report.
     """
     return _passed(target, ("values",), options)
 
@@ -73,6 +82,11 @@ def parametrize_with_checks(
         Check -> reason; these must fail (a strict xfail).
     **options
         Of `check`; `checks` restricts what is run.
+
+    Returns
+    -------
+    decorator
+        `pytest.mark.parametrize` of the argument `check`.
     """
     chosen = tuple(options.pop("checks", None) or checking.CHECKS)
     expected = dict(expected_failed_checks or {})

@@ -121,6 +121,15 @@ def find(what: str) -> Path:
 def read(path: Path) -> Study:
     """Read a study from its file.
 
+    Parameters
+    ----------
+    path : Path
+        A TOML file; `shipped` names those of the package.
+
+    Returns
+    -------
+    Study
+
     Raises
     ------
     InputError

@@ -24,20 +24,38 @@ class AdamState(NamedTuple):
 
 
 def initial_adam_state(parameters: list[Array]) -> AdamState:
-    """Zero moments."""
+    """Zero moments.
+
+    Parameters
+    ----------
+    parameters : list of arrays
+
+    Returns
+    -------
+    AdamState
+        Arrays of the parameters' shapes and dtypes.
+    """
     return AdamState([np.zeros_like(p) for p in parameters], [np.zeros_like(p) for p in parameters])
 
 
-def require_finite(*values: Array | float) -> None:
-    """Require losses and gradients that Adam's moments can take in: nan or infinity would stay there for good.
+def require_finite(terms: Array | float, *gradient: Array) -> None:
+    """Require a loss and a gradient that Adam's moments can take in: nan or infinity would stay there for good.
+
+    Parameters
+    ----------
+    terms : array or float
+        The loss, or what it is made of.
+    *gradient : arrays
+        One for each parameter array.
 
     Raises
     ------
     InputError
         One holds nan or infinity, or its squares add up to infinity.
     """
-    if not all(np.isfinite(np.vdot(value, value)) for value in values):
-        raise InputError("its loss is not finite")
+    for name, values in (("loss", [terms]), ("gradient", gradient)):
+        if not all(np.isfinite(np.vdot(value, value)) for value in values):
+            raise InputError(f"the {name}, or the square of its norm, is not finite")
 
 
 def adam_update(p: Array, g: Array, m: Array, v: Array, numbers: tuple[float, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The discriminator's side of a FactorVAE step (Kim & Mnih 2018, algorithm 1).
+"""The discriminator's side of a FactorVAE step (Kim & Mnih 2018, algorithm 2).
 
 second batch -> encode -> reparameterise -> permute_dims; with the first batch's z -> discriminator_loss -> Adam
 """

@@ -10,8 +10,8 @@ from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.training.settings import Settings
 
 ORDER, SECOND_ORDER = 1, 4  # streams of random numbers
-WITH_REPLACEMENT = ("mws", "minibatch")
-"""Estimators that take a batch of independent draws; the others' weights are those of draws without replacement."""
+FOR_WEIGHTED_DATA = ("mws", "minibatch")
+"""Estimators whose weights are the same for draws with replacement; the others' are those of draws without."""
 
 
 def epoch_order(seed: int, epoch: int, dataset_size: int, stream: int = ORDER) -> NDArray[np.int64]:
@@ -38,9 +38,9 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
     ------
     InputError
         The batch is larger than the data set; or the data have weights and the estimator is none of
-        `WITH_REPLACEMENT`.
+        `FOR_WEIGHTED_DATA`.
     """
-    if data.weights is not None and settings.estimator not in WITH_REPLACEMENT:
+    if data.weights is not None and settings.estimator not in FOR_WEIGHTED_DATA:
         raise InputError(
             f"settings: estimator={settings.estimator!r} with {data.name}, which is drawn by its weights, with "
             "replacement; its own weights are for uniform draws without: choose mws"

@@ -17,9 +17,9 @@ def gradient_and_aux(
 ) -> tuple[list[Array], Aux]:
     """Gradients of a scalar by each of several arrays, and what is returned beside it.
 
-    The same numbers as `autograd.differential_operators.grad_and_aux` of a list, for which taking an array out of the
-    list is an operation too: its derivative makes zeros for every array of the list and adds to them, three passes
-    through the memory of all parameters that are saved here.
+    The same numbers as `autograd.differential_operators.grad_and_aux` of a list. There, taking an array out of the list
+    is itself an operation, whose derivative fills zeros for every array of the list. Each array boxed by itself saves
+    these passes through the memory of all parameters.
 
     Parameters
     ----------

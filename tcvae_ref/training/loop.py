@@ -21,14 +21,12 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.discriminator import discriminate, total_correlation
 from tcvae_ref.gaussian import reparameterise
-from tcvae_ref.networks import Networks
 from tcvae_ref.objectives import ElboTerms, elbo_terms
 from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state, require_finite
 from tcvae_ref.training.adversary import Adversary, adversary_step, initial_adversary
 from tcvae_ref.training.batches import SECOND_ORDER, batches
-from tcvae_ref.training.batches import epoch_order as epoch_order
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.model import architecture, initial_parameters, initial_prior, layers, log_prior, taken_apart
+from tcvae_ref.training.model import architecture, initial_parameters, initial_prior, log_prior, taken_apart
 from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.settings import Settings
 from tcvae_ref.types import Array, Scalar
@@ -84,6 +82,11 @@ def initial_state(settings: Settings, pixels: int) -> TrainingState:
     pixels : int
         P, values of an image.
 
+    Returns
+    -------
+    TrainingState
+        Of step 0.
+
     Raises
     ------
     InputError
@@ -105,12 +108,6 @@ def initial_state(settings: Settings, pixels: int) -> TrainingState:
 
 def _stream(*key: int) -> np.random.Generator:
     return np.random.default_rng(key)
-
-
-def networks(settings: Settings, parameters: list[Array]) -> Networks:
-    """Arrange the parameters of fully connected networks as an encoder and a decoder."""
-    encoder, decoder, _ = taken_apart(settings, parameters)
-    return Networks(layers(encoder), layers(decoder))
 
 
 def step_noise(seed: int, step: int, M: int, D: int, stream: int = _NOISE) -> Array:

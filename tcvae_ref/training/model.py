@@ -127,6 +127,10 @@ def trained_model(settings: Settings, parameters: Arrays, statistics: Arrays) ->
     settings : Settings
     parameters, statistics : lists of arrays
         Of a `TrainingState`. Batches are normalised by the running statistics.
+
+    Returns
+    -------
+    Model
     """
     encoder, decoder, prior = taken_apart(settings, parameters)
     encode, decode = architecture(settings)

@@ -28,7 +28,10 @@ NUMPY = Operations(
         "mws": in_row_blocks(estimators.expected_log_qz_mws, estimators.log_weights_mws),
         "mss": in_row_blocks(estimators.expected_log_qz_mss, estimators.log_weights_mss),
         "symmetric-mss": in_row_blocks(estimators.expected_log_qz_symmetric_mss, estimators.log_weights_symmetric_mss),
-        "minibatch": in_row_blocks(estimators.expected_log_qz_minibatch, lambda M, N: estimators.log_weights_mws(M, 1)),
+        "minibatch": in_row_blocks(
+            estimators.expected_log_qz_minibatch,
+            lambda M, N: estimators.log_weights_mws(M, 1),  # 1/M = 1/(1 M)
+        ),
     },
     bernoulli_log_likelihood,
     relu_layer,

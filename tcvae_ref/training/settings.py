@@ -139,10 +139,6 @@ class Settings:
         weight, warm_up = getattr(self, name), getattr(self, f"{name}_warm_up")
         return float(weight * min(1.0, step / warm_up) if warm_up else weight)
 
-    def beta_at(self, step: int) -> float:
-        """Weight beta at a step, counted from 0."""
-        return self.weight_at("beta", step)
-
     def objective_at(self, step: int, total_correlation: Scalar | None = None) -> Callable[[ElboTerms], Scalar]:
         """Objective of a step, counted from 0, as a function of the ELBO's terms.
 
@@ -207,5 +203,5 @@ PRESETS: dict[str, Settings] = {
     ),
 }
 """`hearts`: two minutes on a laptop, in which latents come to stand for position and scale. `paper`: the networks,
-batch, epochs and learning rate of the paper's experiments on dSprites, with the beta its README recommends, and the
-discriminator and tc_weight of Kim & Mnih."""
+batch, epochs and learning rate of the paper's experiments on dSprites, with the beta that the README of its released
+code recommends, and the discriminator and tc_weight of Kim & Mnih."""
