@@ -50,7 +50,7 @@ from tcvae_ref.training import (
 from tcvae_ref.training.batches import batches
 from tcvae_ref.training.loop import DTYPE
 from tcvae_ref.training.run import FILES, Saver
-from tcvae_ref.training.settings import ESTIMATORS, NETWORKS, OBJECTIVES, PRIORS
+from tcvae_ref.training.settings import NETWORKS, OBJECTIVES, PRIORS, estimators
 
 PRESET_GRIDS = {"hearts": "hearts", "paper": "full"}
 _WRONG_PLACE = (
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     group = training.add_argument_group("settings, each in place of the preset's (shown: hearts)")
     default = PRESETS["hearts"]
     group.add_argument("--objective", choices=OBJECTIVES, help=f"what is maximised ({default.objective})")
-    group.add_argument("--estimator", choices=ESTIMATORS, help=f"of log q(z) from a batch ({default.estimator})")
+    group.add_argument("--estimator", choices=estimators(), help=f"of log q(z) from a batch ({default.estimator})")
     group.add_argument("--prior", choices=PRIORS, help=f"p(z) ({default.prior})")
     group.add_argument(
         "--network", choices=NETWORKS, help=f"fully connected, or the paper's for faces ({default.network})"

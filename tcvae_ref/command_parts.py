@@ -43,6 +43,7 @@ SOURCES = {
     "faces": "faces",
     "celeba": "celeba",
     "folder": "folder",
+    "named": "named",
     "crop": "central_crop",  # what a run's crop comes to, said or usual, is compared when it is continued
     "limit": "limit",
     "correlated": "correlated",
@@ -90,6 +91,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--faces", metavar="FILE", help="your own tensor of the Basel faces: npy, npz or pth")
     one.add_argument("--celeba", metavar="FOLDER", help="your own CelebA, in any of its three layouts")
     one.add_argument("--folder", metavar="FOLDER", help="a folder of pictures")
+    one.add_argument("--named", metavar="NAME", help="a data set that another package brings")
     group.add_argument(
         "--crop", type=int, metavar="P", help=f"side of the centre crop ({CELEBA_CROP} of CelebA; 0: none)"
     )

@@ -13,12 +13,12 @@ from tcvae_ref import __version__, checks, evaluation, figures, representations
 from tcvae_ref.checks import InputError
 from tcvae_ref.command_parts import EPILOG, add_cache, add_kernels, load, machinery, path_argument, words_argument
 from tcvae_ref.data import FactorDataset
-from tcvae_ref.evaluation import DECOMPOSITION, METRICS, NOT_SCORED, USUAL, Evaluation
+from tcvae_ref.evaluation import DECOMPOSITION, NOT_SCORED, USUAL, Evaluation, all_metrics
 from tcvae_ref.files import check_folder, check_writable, write_json
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
 from tcvae_ref.representations import Representation
-from tcvae_ref.scores import RECIPES
+from tcvae_ref.scores import recipe_of, score_names
 from tcvae_ref.training import Model, Run, trained_model
 from tcvae_ref.training.run import FILES
 
@@ -40,8 +40,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Set up `evaluate`."""
     parser.set_defaults(run=_evaluate)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    width = max(map(len, RECIPES))
-    listed = "\n".join(f"  {name:<{width}}  {recipe.measures}" for name, recipe in RECIPES.items())
+    width = max(map(len, score_names()))
+    listed = "\n".join(f"  {name:<{width}}  {recipe_of(name).measures}" for name in score_names())
     parser.epilog = (
         f"metrics:\n  {DECOMPOSITION:<{width}}  of the KL term, exact: MI + TC + DWKL\n{listed}\n\n{EXPORT}\n{EPILOG}"
     )
@@ -117,7 +117,7 @@ def _open(folder: Path, cache: Path | None = None) -> _Trained:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     for name in arguments.metrics or ():
-        checks.option("evaluate", "--metrics", name, (*METRICS, ALL))
+        checks.option("evaluate", "--metrics", name, (*all_metrics(), ALL))
     return (_evaluate_file if arguments.what.is_file() else _evaluate_run)(arguments)
 
 
@@ -131,7 +131,7 @@ def _evaluate_run(arguments: argparse.Namespace) -> int:
     chosen = machinery(arguments.kernels, arguments.threads)
     trained = _open(folder, arguments.cache)
     of = trained.representation
-    metrics = arguments.metrics and (METRICS if ALL in arguments.metrics else arguments.metrics)
+    metrics = arguments.metrics and (all_metrics() if ALL in arguments.metrics else arguments.metrics)
     chosen.make_ready("EVALUATION", "float64")
     assert of.log_var is not None
     decoder = evaluation.reconstruction(trained.model.decode, trained.data, of.mu, of.log_var)
@@ -197,12 +197,12 @@ def _metrics_of_file(of: Representation, asked: Sequence[str] | None) -> Sequenc
     """What to compute: with `all` whatever is refused is said; a name that cannot be computed is wrong usage."""
     against = evaluation.reasons_against(of)
     if asked is None:
-        return USUAL if of.log_var is not None else METRICS
+        return USUAL if of.log_var is not None else all_metrics()
     if ALL in asked:
-        return METRICS
+        return all_metrics()
     for name in asked:
         if name in against:
-            possible = [other for other in METRICS if other not in against]
+            possible = [other for other in all_metrics() if other not in against]
             raise InputError(f"{of.name}: --metrics {name}: {against[name]}; choose from {', '.join(possible)}")
     return asked
 

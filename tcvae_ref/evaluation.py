@@ -15,7 +15,17 @@ from tcvae_ref.gaussian import log_standard_normal, reparameterise
 from tcvae_ref.likelihood import bernoulli_log_likelihood
 from tcvae_ref.metrics import MIG, Estimate, ExactDecomposition, decomposition_exact, dimension_wise_kl_exact, estimate
 from tcvae_ref.representations import Representation
-from tcvae_ref.scores import RECIPES, Functions, Recipe, Task, headlines, plain, reason_against
+from tcvae_ref.scores import (
+    RECIPES,
+    Functions,
+    Recipe,
+    Task,
+    headlines,
+    plain,
+    reason_against,
+    recipe_of,
+    score_names,
+)
 from tcvae_ref.types import Array, LogPrior, ProgressHook
 
 _BLOCK = 1024  # images at a time
@@ -23,8 +33,14 @@ NOT_SCORED = ("color", "shape", "identity")
 """Factors the paper leaves out of its MIG on dSprites and 3D Faces."""
 DECOMPOSITION = "decomposition"
 METRICS = (DECOMPOSITION, *RECIPES)
-"""What an evaluation can be asked for."""
+"""What an evaluation can be asked for, but for what other packages add."""
 USUAL = (DECOMPOSITION, "mig")
+
+
+def all_metrics() -> tuple[str, ...]:
+    """`METRICS`, and the scores of other packages."""
+    return (DECOMPOSITION, *score_names())
+
 
 _DECOMPOSING = Recipe(lambda task: None, "of the KL term", widths=True, weights=False)
 _STREAM = 3  # of random numbers, apart from those of training.loop
@@ -51,7 +67,7 @@ class Evaluation(NamedTuple):
     """(D,): KL(q(z_d) || p(z_d)) by quadrature; its sum is the dimension-wise KL without sampling error. None where the
     prior is not the standard normal."""
     scores: dict[str, Any]
-    """By name (`scores.RECIPES`): the result of each."""
+    """By name (`scores.score_names`): the result of each."""
     left_out: dict[str, str]
     """What was asked for and not computed, and why."""
 
@@ -119,7 +135,7 @@ def evaluate(
     ----------
     of : Representation
     metrics : sequence of str
-        Some of `METRICS`.
+        Some of `all_metrics`.
     factors : sequence of str, optional
         Factors to score; by default `usual_factors`.
     samples : int
@@ -148,7 +164,7 @@ def evaluate(
         A metric or a factor is unknown, or samples or seed are out of range.
     """
     for name in metrics:
-        checks.option("evaluate", "--metrics", name, METRICS)
+        checks.option("evaluate", "--metrics", name, all_metrics())
     samples = checks.whole_number("evaluate", "samples", samples, 2, 2**31 - 1)
     seed = checks.whole_number("evaluate", "seed", seed, 0)
     watch = progress or (lambda stage: lambda done, total: None)
@@ -168,7 +184,7 @@ def evaluate(
             decomposition = likelihood = None
             left_out[DECOMPOSITION] = _INFINITE
     scores: dict[str, Any] = {}
-    for name in RECIPES:
+    for name in score_names():
         if name in metrics and name not in left_out:
             found = _score(name, task)
             (left_out if isinstance(found, str) else scores)[name] = found
@@ -188,7 +204,7 @@ def evaluate(
 
 def reasons_against(of: Representation) -> dict[str, str]:
     """Name what a representation cannot be evaluated by, and why."""
-    recipes = {DECOMPOSITION: _DECOMPOSING, **RECIPES}
+    recipes = {DECOMPOSITION: _DECOMPOSING, **{name: recipe_of(name) for name in score_names()}}
     reasons = {name: reason_against(recipe, of) for name, recipe in recipes.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
@@ -218,7 +234,7 @@ def _score(name: str, task: Task) -> Any:
         return f"no factor of {task.of.name} is there to score; name some with --factors"
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            found = RECIPES[name].compute(task)
+            found = recipe_of(name).compute(task)
     except InputError as refusal:
         return str(refusal)
     return found if _finite(plain(found)) else _INFINITE
@@ -257,7 +273,9 @@ def to_json(result: Evaluation) -> dict[str, Any]:
         "dimension_wise_kl_quadrature": plain(result.dimension_kl),
         "factors": list(result.factors),
         "factors_left_out": list(result.factors_left_out),
-        "scores": {name: {"measures": RECIPES[name].measures, **plain(found)} for name, found in result.scores.items()},
+        "scores": {
+            name: {"measures": recipe_of(name).measures, **plain(found)} for name, found in result.scores.items()
+        },
         "left_out": result.left_out,
     }
 
@@ -325,7 +343,7 @@ def _score_lines(result: Evaluation) -> list[str]:
     if not result.scores:
         return []
     rows = [
-        (*headline, RECIPES[name].measures if place == 0 else "")
+        (*headline, recipe_of(name).measures if place == 0 else "")
         for name, found in result.scores.items()
         for place, headline in enumerate(headlines(name, found))
     ]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tcvae_ref import extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.estimators import log_qz_exact
 from tcvae_ref.metrics.binned import mig_binned
@@ -168,6 +169,16 @@ RECIPES: dict[str, Recipe] = {
         "the same in squared correlation, factors as numbers",
     ),
 }
+
+
+def score_names() -> tuple[str, ...]:
+    """Names of all scores: those of `RECIPES`, then those of other packages."""
+    return (*RECIPES, *extensions.names("score", RECIPES))
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of one of `score_names`."""
+    return RECIPES[name] if name in RECIPES else extensions.load("score", name, Recipe._fields)
 
 
 def reason_against(recipe: Recipe, of: Representation) -> str | None:

@@ -189,7 +189,7 @@ def _train_and_score(
         of = representations.of_data(data, mu, log_var)
         result = evaluation.evaluate(
             of,
-            [name for name in job.wanted if name in evaluation.METRICS],
+            [name for name in job.wanted if name in evaluation.all_metrics()],
             reconstruct=evaluation.reconstruction(made.decode, data, mu, log_var),
             functions=chosen.functions,
             log_prior=made.log_prior,

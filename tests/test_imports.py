@@ -12,7 +12,7 @@ import tcvae_ref
 
 PACKAGE = Path(tcvae_ref.__file__).parent
 REFERENCE = (
-    *("gaussian", "likelihood", "estimators", "decomposition", "objectives", "priors", "checks", "types"),
+    *("gaussian", "likelihood", "estimators", "decomposition", "objectives", "priors", "checks", "types", "extensions"),
     *("networks", "convolution", "conv_networks", "discriminator"),
 )
 ROOMS = {
@@ -26,6 +26,7 @@ ROOMS = {
     },
 }
 ALONE = {
+    "extensions": {"checks"},
     "files": {"checks"},
     "progress": {"types"},
     "representations": {"checks", "types", "files", "data"},

@@ -19,7 +19,7 @@ import weakref
 import numpy as np
 import pytest
 
-from tcvae_ref import checks, kl_terms
+from tcvae_ref import checks, extensions, kl_terms
 from tcvae_ref.estimators import expected_log_qz_mws, log_qz_mws
 from tcvae_ref.oracle import adapters, primitives
 from tcvae_ref.oracle.adapters import common
@@ -539,7 +539,8 @@ def entries(monkeypatch):
 
     def install(**targets):
         found = [Entry(name=n, value=f"{n}_pkg:A", module=f"{n}_pkg", target=t) for n, t in targets.items()]
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found if group == adapters.GROUP else [])
+        ours = extensions.GROUPS["adapter"]
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found if group == ours else [])
 
     return install
 

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [
     ROOT / "README.md",
     ROOT / "tcvae_ref" / "README.md",
+    ROOT / "tcvae_ref" / "EXTENDING.md",
+    ROOT / "tcvae_ref" / "INDEX.md",
     ROOT / "tests" / "README.md",
     ROOT / "kernels" / "README.md",
     ROOT / "tcvae_ref" / "metrics" / "README.md",

@@ -36,7 +36,7 @@ def describe(*modules: str) -> str:
 
 
 def memory(name: str) -> float | None:
-    """This process's memory in MB, where /proc tells it: VmRSS, now, or VmHWM, at its peak."""
+    """Memory of this process in MB, where /proc tells it: VmRSS, now, or VmHWM, at its peak."""
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith(name))

@@ -816,7 +816,7 @@ class _Sums(NamedTuple):
 
 
 def _own(scratch: dict[int, list[Array]], make: Callable[[], list[Array]]) -> list[Array]:
-    """This thread's buffers: made when it takes its first block."""
+    """Buffers of this thread: made when it takes its first block."""
     me = threading.get_ident()
     if me not in scratch:
         scratch[me] = make()

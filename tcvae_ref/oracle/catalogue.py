@@ -8,6 +8,7 @@ import difflib
 import textwrap
 from typing import NamedTuple
 
+from tcvae_ref import extensions
 from tcvae_ref.checks import InputError
 
 WIDTH = 100
@@ -638,7 +639,14 @@ KINDS: dict[str, tuple[Entry, ...]] = {
 """The entries under their headings."""
 
 CATALOGUE: dict[str, Entry] = {entry.id: entry for entries in KINDS.values() for entry in entries}
-"""Every mistake by its id."""
+"""Every mistake by its id, but for those that other packages add."""
+
+
+def added() -> dict[str, Entry]:
+    """The mistakes of other packages by their ids."""
+    return {
+        id: extensions.load("mistake", id, ("entry", "ways")).entry for id in extensions.names("mistake", CATALOGUE)
+    }
 
 
 def find(id: str) -> Entry:
@@ -649,10 +657,11 @@ def find(id: str) -> Entry:
     InputError
         There is none; the nearest id is suggested.
     """
-    if id in CATALOGUE:
-        return CATALOGUE[id]
-    near = difflib.get_close_matches(id, CATALOGUE, n=1, cutoff=0.5)
-    near = near or [name for name in CATALOGUE if id and id in name][:1]
+    known = CATALOGUE if id in CATALOGUE else {**CATALOGUE, **added()}
+    if id in known:
+        return known[id]
+    near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
+    near = near or [name for name in known if id and id in name][:1]
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"explain: {id!r} is not in the catalogue; {hint}tcvae-ref explain lists all")
 
@@ -673,9 +682,10 @@ def text(entry: Entry) -> str:
 
 def listing() -> str:
     """All ids and titles, for the terminal."""
-    width = max(map(len, CATALOGUE))
+    theirs = added()
+    width = max(map(len, (*CATALOGUE, *theirs)))
     lines = []
-    for kind, entries in KINDS.items():
+    for kind, entries in {**KINDS, **({"From other packages": theirs.values()} if theirs else {})}.items():
         lines += ["", kind, *(f"  {entry.id:<{width}}  {entry.title}" for entry in entries)]
     return "\n".join([*lines[1:], "", "tcvae-ref explain ID says more of one, --all of all."])
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from tcvae_ref.oracle.cases import STRATIFIED, least_batch
-from tcvae_ref.oracle.catalogue import CATALOGUE
+from tcvae_ref.oracle.catalogue import find
 from tcvae_ref.oracle.judging import Subject, first_wrong_stage
 from tcvae_ref.oracle.mistakes import alternatives, constants, listed, signatures
 from tcvae_ref.oracle.mistakes.listed import Mistake
@@ -480,4 +480,4 @@ def _best(readings: list[Reading]) -> list[Reading]:
 
 
 def _title(one: str) -> str:
-    return CATALOGUE[one].title
+    return find(one).title

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tcvae_ref.oracle import snippet
-from tcvae_ref.oracle.catalogue import CATALOGUE
+from tcvae_ref.oracle.catalogue import find
 from tcvae_ref.oracle.records import FOLDER
 from tcvae_ref.oracle.types import FAILURES, CheckResult, Diagnosis, Element, Report, Verdict
 
@@ -210,8 +210,8 @@ def _named(found: Diagnosis) -> Iterator[str]:
     """A mistake by its name, with the line of mathematics."""
     yield from _wrapped("  ", f"{found.title} ({found.id})")
     yield from _wrapped("    ", found.evidence)
-    entry = CATALOGUE.get(found.id)
-    if entry is not None and found.id != "unknown":
+    if found.id != "unknown":
+        entry = find(found.id)
         yield from _wrapped("    wrong: ", entry.wrong)
         yield from _wrapped("    right: ", entry.right)
         yield f"    the fix: tcvae-ref explain {found.id}"

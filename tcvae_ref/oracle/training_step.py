@@ -13,7 +13,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import adapters, diagnosis, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
-from tcvae_ref.oracle.catalogue import CATALOGUE
+from tcvae_ref.oracle.catalogue import find as find_entry
 from tcvae_ref.oracle.finding import find, shown_name
 from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
@@ -161,7 +161,7 @@ class _Judge:
         gradients = bool(faults) and all(fault.id == "detached-sample" for fault in faults)
         verdict = Verdict.PASS if not faults else Verdict.WRONG_GRADIENT if gradients else Verdict.WRONG
         self.keep(part, verdict, "; ".join(fault.words for fault in faults) if faults else said, began, cases)
-        self.diagnoses += [Diagnosis(f.id, CATALOGUE[f.id].title, f"{part}: {f.words}") for f in faults]
+        self.diagnoses += [Diagnosis(f.id, find_entry(f.id).title, f"{part}: {f.words}") for f in faults]
 
     def failed(self, part: str, fault: TargetFault, began: float) -> None:
         """Keep that a part could not be judged."""

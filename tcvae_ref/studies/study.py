@@ -35,7 +35,7 @@ from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.dsprites import grid as sprite_grid
 from tcvae_ref.data.heads import head_grid
-from tcvae_ref.scores import RECIPES
+from tcvae_ref.scores import score_names
 from tcvae_ref.training.settings import Settings
 from tcvae_ref.training.sources import DataSource
 
@@ -165,7 +165,7 @@ def parse(name: str, content: dict[str, Any], text: str = "") -> Study:
     figure = checks.option(where, "figure", about["figure"], FIGURES)
     metrics, series = (_words(where, about, entry) for entry in ("metrics", "series"))
     for metric in metrics:
-        checks.option(where, "metric", metric, RECIPES)
+        checks.option(where, "metric", metric, score_names())
     for setting in (*series, about.get("x", "beta"), about.get("panels", DATA)):
         checks.option(where, "setting", setting, SETTINGS)
     needed = {BIAS: {BIAS}, SENSITIVITY: {"grid", SENSITIVITY}}.get(figure, {"grid"})

@@ -201,14 +201,11 @@ def train(
     TrainingDiverged
         A term or gradient is not finite. The state saved last is untouched.
     InputError
-        The batch is larger than the data set, or the estimator is not among the operations.
+        The batch is larger than the data set, or the estimator is not to be had (`Operations.having`).
     """
     N, M = len(data), settings.batch
     steps_per_epoch, total = settings.steps_per_epoch(N), settings.steps(N)
-    if settings.estimator not in operations.estimators:
-        raise InputError(
-            f"train: the estimator {settings.estimator} is for studies alone; continue this run with tcvae-ref sweep"
-        )
+    operations = operations.having(settings.estimator)
     batch = batches(settings, data)
     second_codes = _second_codes(settings, data, operations)
     step, parameters, adam, epoch_sum, history, statistics, adversary = state

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tcvae_ref import estimators
+from tcvae_ref import estimators, extensions
+from tcvae_ref.checks import InputError
 from tcvae_ref.likelihood import bernoulli_log_likelihood
 from tcvae_ref.networks import linear_layer, relu_layer, tanh_layer
 from tcvae_ref.training.adam import AdamUpdate, adam_update
 from tcvae_ref.training.row_blocks import in_row_blocks
+from tcvae_ref.training.settings import STUDY_ESTIMATORS
 from tcvae_ref.types import Array, ExpectedLogQzEstimator, Layer
 
 
@@ -21,6 +23,22 @@ class Operations(NamedTuple):
     tanh_layer: Layer
     linear_layer: Layer
     adam_update: AdamUpdate
+
+    def having(self, estimator: str) -> "Operations":
+        """These operations, with an estimator that another package adds if they have not got it.
+
+        Raises
+        ------
+        InputError
+            It is one of those for studies alone, or no package adds it.
+        """
+        if estimator in self.estimators:
+            return self
+        if estimator in STUDY_ESTIMATORS:
+            raise InputError(
+                f"train: the estimator {estimator} is for studies alone; continue this run with tcvae-ref sweep"
+            )
+        return self._replace(estimators={**self.estimators, estimator: extensions.load("estimator", estimator)})
 
 
 NUMPY = Operations(

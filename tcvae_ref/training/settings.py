@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tcvae_ref import checks, objectives
+from tcvae_ref import checks, extensions, objectives
 from tcvae_ref.checks import InputError
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.types import Scalar
@@ -17,6 +17,9 @@ ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch")
 """The estimators that work on a batch, by their names on the command line."""
 STUDY_ESTIMATORS = ("mss-column-weighted",)
 """Estimators that only `tcvae_ref.studies` trains with: published mistakes, kept to measure what they cost."""
+
+_STRATIFIED = ("mss", "symmetric-mss", "mss-column-weighted")
+"""Those whose weights divide by batch - 1."""
 
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "vae": (),
@@ -30,6 +33,12 @@ PRIORS = ("normal", "laplace", "flow")
 NETWORKS: dict[str, tuple[str, ...]] = {"mlp": ("encoder", "decoder"), "conv": ()}
 """Networks (`tcvae_ref.networks`, `tcvae_ref.conv_networks`), and which of the settings enter each alone."""
 
+
+def estimators() -> tuple[str, ...]:
+    """Names of all estimators that work on a batch: `ESTIMATORS`, and those of other packages."""
+    return (*ESTIMATORS, *extensions.names("estimator", (*ESTIMATORS, *STUDY_ESTIMATORS)))
+
+
 _WEIGHTS = ("alpha", "beta", "gamma", "tc_weight")
 _WIDTHS = ("encoder", "decoder", "discriminator")
 _MOST = 2**31 - 1  # of any size
@@ -42,7 +51,7 @@ class Settings:
     objective: str = "beta-tcvae"
     """vae (eq. 1, beta = 1), beta-vae (eq. 1), beta-tcvae (eq. 4) or factor-vae (Kim & Mnih 2018, eq. 2)."""
     estimator: str = "mws"
-    """How log q(z) is estimated from a batch: one of `ESTIMATORS`; all but beta-tcvae only record what it says."""
+    """How log q(z) is estimated from a batch: one of `estimators()`; all but beta-tcvae only record what it says."""
     alpha: float = 1.0
     """Weight of the index-code mutual information (beta-tcvae)."""
     beta: float = 20.0
@@ -83,7 +92,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks.option("settings", "objective", self.objective, OBJECTIVES)
-        checks.option("settings", "estimator", self.estimator, (*ESTIMATORS, *STUDY_ESTIMATORS))
+        if self.estimator not in STUDY_ESTIMATORS:
+            checks.option("settings", "estimator", self.estimator, estimators())
         checks.option("settings", "prior", self.prior, PRIORS)
         checks.option("settings", "network", self.network, NETWORKS)
         for name in _WEIGHTS:
@@ -105,7 +115,7 @@ class Settings:
                 f"settings: batch={self.batch} is too small for the network conv, which normalises by the batch; use "
                 "a batch of at least 2"
             )
-        if self.batch < 2 and self.estimator not in ("mws", "minibatch"):
+        if self.batch < 2 and self.estimator in _STRATIFIED:
             raise InputError(
                 f"settings: batch={self.batch} is too small for {self.estimator}, whose weights divide by "
                 "batch - 1; use a batch of at least 2"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tcvae_ref import checks
+from tcvae_ref import checks, extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.celeba import CROP as CELEBA_CROP
 from tcvae_ref.data.dsprites import grid as dsprites_grid
@@ -12,7 +12,7 @@ from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.data.sprite_files import read_npz
 from tcvae_ref.types import ProgressHook
 
-KINDS = ("grid", "file", "heads", "faces", "celeba", "folder")
+KINDS = ("grid", "file", "heads", "faces", "celeba", "folder", "named")
 """What images can come from; a source is exactly one of them."""
 PHOTOGRAPHS = ("celeba", "folder")
 """Those of any size, which are cropped and resized."""
@@ -38,6 +38,8 @@ class DataSource(NamedTuple):
     148 of CelebA and none of a folder."""
     limit: int | None = None
     """Photographs to take at most; None: all."""
+    named: str | None = None
+    """A data set that another package brings (`tcvae_ref.extensions`)."""
     correlated: tuple[str, str, str] | None = None
     """Two factors that are drawn together, and how (`tcvae_ref.data.correlated`)."""
 
@@ -147,6 +149,13 @@ def _images(source: DataSource, progress: ProgressHook | None, cache: Path | Non
         from tcvae_ref.data.faces import read_faces
 
         return read_faces(Path(source.faces), progress=progress)
+    if source.named is not None:
+        data = extensions.load("data set", source.named)(progress)
+        if not isinstance(data, FactorDataset):
+            raise InputError(
+                f"data set {source.named!r}: a call returns a {type(data).__name__}; a FactorDataset is needed"
+            )
+        return data
     crop = source.central_crop or None
     if source.celeba is not None:
         from tcvae_ref.data.celeba import read_celeba

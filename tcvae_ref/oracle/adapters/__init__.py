@@ -4,18 +4,14 @@ Importing this package imports no framework but NumPy and autograd, which the re
 """
 
 import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tcvae_ref import checks
+from tcvae_ref import checks, extensions
 from tcvae_ref.oracle.adapters import references
 from tcvae_ref.oracle.adapters.base import Adapter
-
-GROUP = "tcvae_ref.adapters"
-"""The entry-point group of third parties' adapters."""
 
 BUILT_IN = ("torch", "jax", "tensorflow", "keras", "mlx", "autograd", "numpy")
 """Names in the order in which a framework is looked for: those that others are built on come last."""
@@ -28,30 +24,16 @@ def _built_in(name: str) -> Adapter:
     return adapter
 
 
-def _entries() -> dict[str, importlib.metadata.EntryPoint]:
-    """Third parties' entries by name; a built-in's name is not given away."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    return {entry.name: entry for entry in found if entry.name not in BUILT_IN}
+def _third_parties() -> tuple[str, ...]:
+    return extensions.names("adapter", BUILT_IN)
 
 
-def _load(entry: importlib.metadata.EntryPoint) -> Adapter:
-    try:
-        adapter = entry.load()
-    except Exception as error:
-        raise checks.InputError(
-            f"adapter {entry.name!r}: loading its entry point {entry.value!r} raised {type(error).__name__}: {error}; "
-            "repair or uninstall the package that brings it"
-        ) from error
-    attributes = ("name", "module", "variants", "dtypes", "differentiable")
-    wanted = (*attributes, "observe", "tensor", "array", "elementwise", "warm_up")
-    missing = [attribute for attribute in wanted if not hasattr(adapter, attribute)]
-    if missing:
-        raise checks.InputError(
-            f"adapter {entry.name!r}: its entry point {entry.value!r} has no {', '.join(missing)}; "
-            "tcvae_ref.oracle.adapters.base says what an adapter is"
-        )
-    loaded: Adapter = adapter
-    return loaded
+_NEEDED = (*Adapter.__annotations__, *(name for name in vars(Adapter) if not name.startswith("_")))
+
+
+def _load(name: str) -> Adapter:
+    adapter: Adapter = extensions.load("adapter", name, _NEEDED)
+    return adapter
 
 
 def _is_installed(name: str) -> bool:
@@ -60,12 +42,12 @@ def _is_installed(name: str) -> bool:
 
 def available() -> tuple[str, ...]:
     """Names of all adapters, of frameworks installed or not."""
-    return (*BUILT_IN, *_entries())
+    return (*BUILT_IN, *_third_parties())
 
 
 def installed() -> tuple[str, ...]:
     """Names of the adapters whose framework is installed; of a third party's adapter that is taken for granted."""
-    return (*(name for name in BUILT_IN if _is_installed(name)), *_entries())
+    return (*(name for name in BUILT_IN if _is_installed(name)), *_third_parties())
 
 
 def by_name(name: str) -> Adapter:
@@ -78,7 +60,7 @@ def by_name(name: str) -> Adapter:
     """
     checks.option("by_name", "framework", name, available())
     if name not in BUILT_IN:
-        return _load(_entries()[name])
+        return _load(name)
     if not _is_installed(name):
         raise checks.InputError(f"by_name: framework={name!r} is not installed; pip install '{_INSTALL[name]}'")
     return _built_in(name)
@@ -110,7 +92,8 @@ def in_use() -> tuple[Adapter, ...]:
     A third party's adapter counts when its package has been imported, so that looking imports nothing.
     """
     own = [_built_in(name) for name in BUILT_IN]
-    theirs = [e for e in _entries().values() if e.module.partition(".")[0] in sys.modules]
+    entries = extensions.entries("adapter", BUILT_IN)
+    theirs = [name for name, entry in entries.items() if entry.module.partition(".")[0] in sys.modules]
     return (*(a for a in own if a.module in sys.modules), *(a for a in map(_load, theirs) if a.module in sys.modules))
 
 

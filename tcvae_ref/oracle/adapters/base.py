@@ -8,10 +8,10 @@ from tcvae_ref.types import Array
 
 
 class Adapter(Protocol):
-    """A framework, seen from the oracle.
+    """A framework, seen from the oracle. Its tensors have a `shape`.
 
     Third parties register one under the entry-point group `tcvae_ref.adapters`: the entry's name is the framework's,
-    its object the adapter.
+    its object the adapter (`tcvae_ref.extensions`; an example is in `EXTENDING.md`).
     """
 
     name: str

@@ -78,7 +78,7 @@ class NumpyAdapter:
         """The exponential or logarithm of an array, computed in a dtype."""
         checks.option(f"{self.name} adapter", "function", name, ("exp", "log"))
         with np.errstate(all="ignore"):
-            return self.array(getattr(np, name)(self.tensor(array, dtype)))
+            return np.array(getattr(np, name)(common.cast(array, dtype)), dtype=np.float64)
 
 
 ADAPTER = NumpyAdapter()

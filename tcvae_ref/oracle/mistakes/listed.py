@@ -2,6 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from tcvae_ref import extensions
+from tcvae_ref.checks import InputError
+from tcvae_ref.oracle.catalogue import CATALOGUE, Entry
 from tcvae_ref.oracle.mistakes import aggregate, constants, density, reduction
 from tcvae_ref.oracle.mistakes.steps import Loss
 
@@ -206,6 +209,33 @@ MISTAKES: tuple[Mistake, ...] = (*_CONSTANTS, *_WEIGHTS, *_AGGREGATE, *_DENSITY,
 """The library, the likelier first."""
 
 
+class NamedMistake(NamedTuple):
+    """A mistake that another package adds (`tcvae_ref.extensions`), under its id: what is said of it, and its ways."""
+
+    entry: Entry
+    ways: tuple[Mistake, ...]
+
+
+def added() -> tuple[Mistake, ...]:
+    """The mistakes of other packages.
+
+    Raises
+    ------
+    InputError
+        One cannot be loaded, or its parts have not the id that it is added under.
+    """
+    ways: list[Mistake] = []
+    for id in extensions.names("mistake", CATALOGUE):
+        found: NamedMistake = extensions.load("mistake", id, NamedMistake._fields)
+        ids = {found.entry.id, *(way.id for way in found.ways)}
+        if ids != {id}:
+            raise InputError(
+                f"mistake {id!r}: its entry and its ways are called {', '.join(sorted(ids))}; call all {id}"
+            )
+        ways += found.ways
+    return tuple(ways)
+
+
 def changed(steps: type[Loss]) -> frozenset[str]:
     """The steps that a mistake changes."""
     own = (vars(cls) for cls in steps.__mro__[: steps.__mro__.index(Loss)])
@@ -227,6 +257,6 @@ def possible(estimator: str, quantities: tuple[str, ...]) -> list[Mistake]:
     """Those that an estimate of this kind can have, and that would show in what is returned."""
     return [
         mistake
-        for mistake in MISTAKES
+        for mistake in (*MISTAKES, *added())
         if estimator in mistake.steps.claims and (not mistake.steps.needs or set(mistake.steps.needs) & set(quantities))
     ]

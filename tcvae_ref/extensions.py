@@ -1,0 +1,77 @@
+"""What other packages add: estimators, data sets, scores, adapters to frameworks, mistakes with a name.
+
+A package says in its pyproject.toml what it brings,
+
+    [project.entry-points."tcvae_ref.scores"]
+    active-codes = "my_package:ACTIVE_CODES"
+
+and from then on the name is known wherever names of that kind are. Nothing of the package is imported before the name
+is asked for. `EXTENDING.md` in this folder has an example of each kind.
+"""
+
+import importlib.metadata
+from collections.abc import Collection
+from typing import Any
+
+from tcvae_ref import checks
+from tcvae_ref.checks import InputError
+
+GROUPS = {
+    "estimator": "tcvae_ref.estimators",
+    "data set": "tcvae_ref.data",
+    "score": "tcvae_ref.scores",
+    "adapter": "tcvae_ref.adapters",
+    "mistake": "tcvae_ref.mistakes",
+}
+"""The kinds, and the entry-point group of each."""
+
+
+def entries(kind: str, own: Collection[str] = ()) -> dict[str, importlib.metadata.EntryPoint]:
+    """Other packages' entries of a kind by name; a name of the house's `own` is not given away."""
+    found = importlib.metadata.entry_points(group=GROUPS[checks.option("entries", "kind", kind, GROUPS)])
+    return {entry.name: entry for entry in found if entry.name not in own}
+
+
+def names(kind: str, own: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of `entries`; imports nothing of theirs."""
+    return tuple(entries(kind, own))
+
+
+def load(kind: str, name: str, attributes: Collection[str] = ()) -> Any:
+    """Import what another package adds.
+
+    Parameters
+    ----------
+    kind : str
+        One of `GROUPS`.
+    name : str
+        One of `names`.
+    attributes : collection of str
+        What it must have.
+
+    Returns
+    -------
+    object
+        As the entry point has it.
+
+    Raises
+    ------
+    InputError
+        No package adds it, importing it raises an exception, or it lacks an attribute.
+    """
+    found = entries(kind)
+    entry = found[checks.option("extensions", kind, name, found)]
+    try:
+        thing = entry.load()
+    except Exception as error:
+        raise InputError(
+            f"{kind} {name!r}: loading its entry point {entry.value!r} raised {type(error).__name__}: {error}; "
+            "repair or uninstall the package that brings it"
+        ) from error
+    missing = [attribute for attribute in attributes if not hasattr(thing, attribute)]
+    if missing:
+        raise InputError(
+            f"{kind} {name!r}: its entry point {entry.value!r} has no {', '.join(missing)}; tcvae_ref/EXTENDING.md "
+            "says what it must have"
+        )
+    return thing

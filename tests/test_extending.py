@@ -1,0 +1,151 @@
+"""The examples of EXTENDING.md, installed as a package is and used from the command line: no file here is touched."""
+
+import importlib.metadata
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tcvae_ref
+from tcvae_ref import cli, extensions
+from tcvae_ref.checks import InputError
+
+GUIDE = Path(tcvae_ref.__file__).parent / "EXTENDING.md"
+EXAMPLES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL))
+ENTRY_POINTS = tomllib.loads(re.search(r"^```toml\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)[1])
+
+
+def install(folder, entry_points):
+    """What pip leaves of a package: its modules, and a folder that says what it brings."""
+    info = folder / "mine-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    groups = "".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in entry_points.items()
+    )
+    (info / "entry_points.txt").write_text(groups)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    install(folder, ENTRY_POINTS["project"]["entry-points"])
+    for name, text in EXAMPLES.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    for name in EXAMPLES:
+        sys.modules.pop(name, None)
+
+
+def test_each_kind_has_an_example_below_thirty_lines():
+    assert set(ENTRY_POINTS["project"]["entry-points"]) == set(extensions.GROUPS.values())
+    assert len(EXAMPLES) == len(extensions.GROUPS)
+    for name, text in EXAMPLES.items():
+        lines = [line for line in text.splitlines() if line.strip()]
+        assert len(lines) < 30, (name, len(lines))
+
+
+def test_they_are_unknown_without_the_package(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--out", str(tmp_path / "run"), "--estimator", "mss-before"])
+    assert "invalid choice: 'mss-before'" in capsys.readouterr().err
+    assert cli.main(["train", "--out", str(tmp_path / "run"), "--named", "discs"]) == 2
+    assert "discs" in capsys.readouterr().err
+    assert cli.main(["explain", "last-dimension-dropped"]) == 2
+
+
+def test_nothing_is_imported_before_it_is_asked_for(package):
+    assert [extensions.names(kind) for kind in extensions.GROUPS] == [
+        *(("mss-before",), ("discs",), ("active-codes",), ("boxes",), ("last-dimension-dropped",)),
+    ]
+    assert not set(EXAMPLES) & set(sys.modules)
+
+
+def test_an_estimator_a_data_set_and_a_score(package, capsys):
+    numpy = ["--kernels", "numpy"]
+    size = [*("--encoder", "16", "--decoder", "16", "--latent", "3", "--batch", "32", "--epochs", "2"), *numpy]
+    assert cli.main(["train", "--out", "run", "--named", "discs", "--estimator", "mss-before", *size]) == 0
+    assert cli.main(["train", "--resume", "run", "--epochs", "3", *numpy]) == 0
+    kept = json.loads(Path("run/run.json").read_text())
+    assert (kept["data"]["named"], kept["settings"]["estimator"]) == ("discs", "mss-before")
+    assert cli.main(["evaluate", "run", "--metrics", "active-codes", "--no-figures", *numpy]) == 0
+    scores = json.loads(Path("run/evaluation.json").read_text())["scores"]
+    assert 0 <= scores["active-codes"]["score"] <= 1
+    assert "share of codes whose KL is above 0.01 nats" in capsys.readouterr().out
+
+
+def test_an_adapter(package, capsys):
+    Path("losses.py").write_text(
+        "from my_adapter import Box\n"
+        "from tcvae_ref import expected_log_qz_mws\n"
+        "def tc_loss(z, mu, log_var, dataset_size):\n"
+        "    log_qz, marginals = expected_log_qz_mws(z.data, mu.data, log_var.data, dataset_size)\n"
+        "    return Box(log_qz - marginals)\n"
+    )
+    few = ["--checks", "values", "--max-examples", "10", "--estimator", "mws"]
+    assert cli.main(["check", "losses.py:tc_loss", "--framework", "boxes", *few]) == 0
+    assert "boxes" in capsys.readouterr().out
+
+
+def test_a_mistake(package, capsys):
+    Path("losses.py").write_text(
+        "import autograd.numpy as np\n"
+        "from tcvae_ref import log_qz_mws\n"
+        "def tc_loss(z, mu, log_var, dataset_size):\n"
+        "    log_qz, marginals = log_qz_mws(z, mu, log_var, dataset_size)\n"
+        "    return np.mean(log_qz - np.sum(marginals[:, :-1], axis=1))\n"
+    )
+    few = ["--checks", "values", "--max-examples", "10", "--estimator", "mws", "--framework", "autograd"]
+    assert cli.main(["check", "losses.py:tc_loss", *few]) == 1
+    out = capsys.readouterr().out
+    assert "(last-dimension-dropped)" in out
+    assert "sum_{d < D} log q(z_d)" in out
+    assert cli.main(["explain", "last-dimension-dropped"]) == 0
+    assert "A slice [:-1] too many." in capsys.readouterr().out
+    assert cli.main(["explain"]) == 0
+    assert "last-dimension-dropped" in capsys.readouterr().out
+
+
+def test_what_cannot_be_loaded_says_so(package):
+    (package / "my_score.py").write_text("raise RuntimeError('half written')\n")
+    with pytest.raises(InputError, match=r"score 'active-codes': loading.*'my_score:ACTIVE_CODES' raised Runt"):
+        extensions.load("score", "active-codes")
+    with pytest.raises(InputError, match=r"data set 'discs': its entry point 'my_data:discs' has no entry, ways"):
+        extensions.load("data set", "discs", ("entry", "ways"))
+    with pytest.raises(InputError, match="score='passive' is unknown"):
+        extensions.load("score", "passive")
+
+
+def test_a_data_set_must_be_one(package, capsys):
+    (package / "my_data.py").write_text("def discs(progress=None):\n    return 17\n")
+    assert cli.main(["train", "--out", "run", "--named", "discs"]) == 2
+    assert "data set 'discs': a call returns a int; a FactorDataset is needed" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_a_mistake_has_one_name(package):
+    from tcvae_ref.oracle.mistakes import listed
+
+    text = EXAMPLES["my_mistake"].replace('ID = "last-dimension-dropped"', 'ID = "last-dropped"')
+    (package / "my_mistake.py").write_text(text)
+    with pytest.raises(InputError, match=r"its entry and its ways are called last-dropped; call all last-dim"):
+        listed.added()
+
+
+def test_a_name_of_the_house_is_not_given_away(tmp_path, monkeypatch):
+    theirs = {"tcvae_ref.scores": {"mig": "nothing:AT_ALL"}, "tcvae_ref.estimators": {"mws": "no:no"}}
+    install(tmp_path / "site", theirs)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    from tcvae_ref.scores import RECIPES, recipe_of, score_names
+    from tcvae_ref.training.settings import ESTIMATORS, estimators
+
+    assert [entry.value for entry in importlib.metadata.entry_points(group="tcvae_ref.scores")] == ["nothing:AT_ALL"]
+    assert score_names() == tuple(RECIPES)
+    assert recipe_of("mig") is RECIPES["mig"]
+    assert estimators() == ESTIMATORS
