@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
-import torch
 from autograd.scipy.special import logsumexp as autograd_logsumexp
 from autograd.tracer import getval
+from optional import torch
 
 ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch", "exact")
 FORMS = ("direct", "standardised", "looped")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from optional import torch
 from tcvae_kernels import bench
 
 FAST = ("--sizes", "32,64", "--dims", "3", "--rounds", "1", "--pause", "0")

@@ -5,9 +5,9 @@ import itertools
 import autograd.numpy as anp
 import numpy as np
 import pytest
-import torch
 from autograd import grad
 from autograd.test_util import check_grads
+from optional import torch
 
 from tcvae_ref import conv_networks
 from tcvae_ref.checks import InputError

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+from optional import torch
 
 from tcvae_ref import cli, evaluation, figures
 from tcvae_ref.checks import InputError

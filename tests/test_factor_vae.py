@@ -6,9 +6,9 @@ import itertools
 import autograd.numpy as anp
 import numpy as np
 import pytest
-import torch
 from autograd import grad, value_and_grad
 from autograd.test_util import check_grads
+from optional import torch
 
 from tcvae_ref import InputError
 from tcvae_ref.data import grid, render

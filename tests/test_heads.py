@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
+from optional import torch
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import ByteImages, FactorDataset, faces, read_faces, write_npz

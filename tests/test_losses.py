@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import right_losses
-import torch
 from autograd import jacobian
+from optional import torch
 from problems import expected_log_qz, log_qz
 from right_losses import PRESERVED, RIGHT, VARIANTS
 from wrong_losses import GRADIENT_ONLY, INPUTS, MISTAKES, NUMERICS, PAIRS, VALUE, WRONG, batch, build, independent

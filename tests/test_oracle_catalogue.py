@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from jax.scipy.special import logsumexp
+from optional import torch
 from wrong_losses import FRAMEWORKS, INPUTS, LOG_2PI, WRONG, Loss, build
 from wrong_steps import STEPS
 

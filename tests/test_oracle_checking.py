@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 import right_losses
-import torch
+from optional import torch
 
 from tcvae_ref import cli
 from tcvae_ref.checks import InputError

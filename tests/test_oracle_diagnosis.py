@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
-import torch
+from optional import torch
 from right_losses import VARIANTS, random_columns, subdiagonal, torch_mss_with_free_column
 from wrong_losses import MISTAKES, PAIRS, WRONG, TorchScaledGradient, build, estimator_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import third_party
-import torch
+from optional import torch
 from third_party import NOTHING, default_dtype
 
 from tcvae_ref.oracle import check

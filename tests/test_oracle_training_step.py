@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
-import torch
+from optional import torch
 from wrong_losses import build
 from wrong_steps import BETA, STEPS, pixels
 

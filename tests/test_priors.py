@@ -5,9 +5,9 @@ import dataclasses
 import mpmath
 import numpy as np
 import pytest
-import torch
 from autograd import grad
 from autograd.test_util import check_grads
+from optional import torch
 from scipy import stats
 
 from tcvae_ref import InputError, expected_log_qz_mss, kl_terms, log_standard_normal

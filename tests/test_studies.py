@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from autograd import grad
+from optional import torch
 from scipy.stats import mannwhitneyu
 
 from tcvae_ref import InputError, studies_commands

@@ -13,10 +13,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from autograd import grad
 from autograd import numpy as anp
 from autograd.test_util import check_grads
+from optional import torch
 
 from tcvae_ref import InputError
 from tcvae_ref.cli import machinery

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from autograd import grad
 from hypothesis import given, settings
+from optional import torch
 from problems import BATCH, batches, case, expected_log_qz, log_qz
 from truth import truth
 

@@ -13,7 +13,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from optional import torch
 
 INSTALL = {
     "pythae": "pip install 'pydantic>=2' cloudpickle tqdm && pip install --no-deps pythae==0.1.2",

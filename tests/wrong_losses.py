@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
+from optional import torch
 
 LOG_2PI = math.log(2 * math.pi)
 

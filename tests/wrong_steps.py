@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import torch
+from optional import torch
 from wrong_losses import build
 
 BETA, STEPS_OF_WARM_UP = 6.0, 1000
