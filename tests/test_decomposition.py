@@ -426,9 +426,9 @@ def in_dask(rows=(70, 70, 60), **sizes):
     return array.from_array(mu, chunks=(rows, 2)), array.from_array(log_var, chunks=(rows, 3)), index, eps
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["threads", "processes"])
+@pytest.fixture(scope="class", params=[False, True], ids=["threads", "processes"])
 def cluster(request):
-    """A client of two local workers, in this process or in two of their own."""
+    """A client of two local workers, in this process or in two of their own; no later test computes on it."""
     distributed = pytest.importorskip("distributed", reason=INSTALL)
     two = {"n_workers": 2, "threads_per_worker": 1, "processes": request.param, "dashboard_address": None}
     with distributed.LocalCluster(**two) as local, distributed.Client(local) as client:
