@@ -217,3 +217,15 @@ def test_an_expanded_square_has_a_larger_allowance_that_grows_with_the_distance_
 def test_less_accurate_primitives_are_allowed_for():
     good, bad = (allowances(one_case(), "mws", "float64", Primitives(e, e)).values["tc"] for e in (1.0, 1000.0))
     assert bad > 10 * good
+
+
+@pytest.mark.parametrize("error", [1e-16, 1e-14, 1e-6, 300.0])
+def test_equal_errors_pass_through_a_log_sum_exp_with_all_their_digits(error):
+    """Weights that add up to 1 pass them on as they are; an allowance must not depend on how SciPy rounds."""
+    rounding = tolerance._Rounding(FORMATS["float64"], 2.0, 2.0, False, "log_sum_exp")
+    for seed in range(20):
+        z, mu, log_var = np.random.default_rng(seed).standard_normal((3, 7, 2))
+        one = tolerance._Derivation(rounding, Case(z, mu, log_var, 50), "mss")
+        for y, P in ((one.y, one.P), (one.y_d, one.Q)):
+            passed_on = one.log_sum_exp_error(np.full_like(P, error), y, P)
+            np.testing.assert_allclose(passed_on, error, rtol=tolerance._OWN_ROUNDING - 1)

@@ -232,13 +232,14 @@ class _Derivation:
         """
         return bool(np.max(term_error) <= 0.5 * np.log(self.r.format.largest))
 
-    def log_sum_exp_error(self, term_error: Array, y: Array, T: Array) -> Array:
-        """Error of y_i = log sum_j exp(T_ij), for any tree of additions or of log-add-exps."""
+    def log_sum_exp_error(self, term_error: Array, y: Array, P: Array) -> Array:
+        """Error of y_i = log sum_j exp(T_ij), whose softmax is P, for any tree of additions or of log-add-exps."""
         r, u = self.r, self.r.format.roundoff
-        passed_on = logsumexp(T - np.expand_dims(y, 1) + term_error, axis=1)
+        # log sum_j P_ij exp(error_ij), which as it stands, a sum close to 1, would lose the digits of small errors
+        passed_on = np.log1p(np.sum(P * np.expm1(term_error), axis=1))
         size = np.abs(y) + self.log_w_terms + r.exp + r.log + 2
         summing = (self.M + 3) * u * size + self.M * r.format.smallest
-        return np.maximum(passed_on, 0.0) + r.of("log_sum_exp", summing)
+        return passed_on + r.of("log_sum_exp", summing)
 
     # --- everything ------------------------------------------------------------------------------------------
 
@@ -247,8 +248,8 @@ class _Derivation:
         L = self.T_d - self.log_w[..., None]
         term, term_d = self.term_error(density, self.S, self.T), self.term_error(self.density_error(1), L, self.T_d)
         self.is_inside = self.is_inside and self.shift_holds(term) and self.shift_holds(term_d)
-        error = self.log_sum_exp_error(term, self.y, self.T)
-        error_d = self.log_sum_exp_error(term_d, self.y_d, self.T_d)
+        error = self.log_sum_exp_error(term, self.y, self.P)
+        error_d = self.log_sum_exp_error(term_d, self.y_d, self.Q)
 
         reach, reach_d = self.reaches()
         means, mean_reaches = self.batch_means(density, error, error_d, reach, reach_d)
