@@ -12,6 +12,7 @@ from autograd import numpy as anp
 from autograd.test_util import check_grads
 from hypothesis import given, settings
 from problems import ALL, BATCH, batches, expected_log_qz, log_qz
+from scipy import stats
 
 from tcvae_ref import checks, kl_terms
 from tcvae_ref.estimators import log_weights_mss, log_weights_mws, log_weights_symmetric_mss
@@ -79,8 +80,9 @@ def test_gradients_by_finite_differences_to_second_order(estimator):
     rng = np.random.default_rng(3)
     z, mu, log_var = (rng.standard_normal((4, 2)) for _ in range(3))
     N = 4 if estimator == "exact" else 9
-    check_grads(lambda *a: sum(expected_log_qz(estimator)(*a, N)), modes=["rev"], order=2)(z, mu, log_var)
-    check_grads(lambda *a: log_qz(estimator)(*a, N).marginals, modes=["rev"], order=1)(z, mu, log_var)
+    by = (0, 1, 2)
+    check_grads(lambda *a: sum(expected_log_qz(estimator)(*a, N)), by, modes=["rev"], order=2)(z, mu, log_var)
+    check_grads(lambda *a: log_qz(estimator)(*a, N).marginals, by, modes=["rev"], order=1)(z, mu, log_var)
 
 
 class TestWeights:
@@ -257,6 +259,15 @@ class TestSymmetries:
 
 
 class TestSpecialCases:
+    @pytest.mark.parametrize("estimator", ["exact", "mws", "minibatch"])
+    def test_a_batch_of_one_out_of_one(self, estimator):
+        z, mu, log_var = np.array([[0.5, -1.0]]), np.array([[0.0, 1.0]]), np.array([[0.25, -0.5]])
+        joint, marginals = log_qz(estimator)(z, mu, log_var, 1)
+        own = stats.norm.logpdf(z, mu, np.exp(0.5 * log_var))
+        np.testing.assert_allclose(marginals, own, rtol=1e-14)
+        np.testing.assert_allclose(joint, own.sum(axis=1), rtol=1e-14)
+        assert log_weights_mws(1, 1) == 0.0
+
     @given(batches())
     def test_identical_posteriors(self, case):
         """Every row-stochastic weighting returns the posterior itself."""

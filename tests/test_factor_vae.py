@@ -121,6 +121,7 @@ class TestDiscriminator:
     def test_leaky_relu(self):
         np.testing.assert_array_equal(leaky_relu(np.array([-5.0, 0.0, 3.0])), [-1.0, 0.0, 3.0])
         check_grads(lambda a: anp.sum(leaky_relu(a) ** 2), modes=["rev"], order=2)(np.array([-2.0, 1.5]))
+        assert grad(leaky_relu)(0.0 * np.ones(())) == 0.2  # as PyTorch's
 
 
 class TestPermuteDims:

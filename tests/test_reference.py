@@ -106,7 +106,7 @@ class TestLikelihood:
         for x in (0.0, 1.0, 0.25):
             slope = grad(lambda a, x=x: anp.sum(log_bernoulli(x, a)))(logits)
             np.testing.assert_allclose(slope, x - expit(logits), rtol=1e-14, atol=1e-300)
-        check_grads(log_bernoulli, modes=["rev"], order=2)(np.linspace(0, 1, 7), np.linspace(-3, 3, 7) + 0.1)
+        check_grads(log_bernoulli, (0, 1), modes=["rev"], order=2)(np.linspace(0, 1, 7), np.linspace(-3, 3, 7) + 0.1)
 
     def test_bernoulli_refuses_pixels_outside_the_unit_interval(self):
         with pytest.raises(InputError, match=r"x lies in \[0, 255\]"):
@@ -177,6 +177,11 @@ class TestNetworks:
         assert W.std() == pytest.approx(0.1, rel=0.02)
         assert not b.any()
         np.testing.assert_array_equal(W, W2)
+        ((W, b),) = initial_layers([1, 1], np.random.default_rng(0))
+        assert W.shape == (1, 1)
+        assert b.shape == (1,)
+        with pytest.raises(InputError, match="layer width=0 is too small"):
+            initial_layers([3, 0], np.random.default_rng(0))
 
     def test_relu_keeps_float32_gradients(self):
         a = np.array([-1.0, 0.0, 2.0], dtype=np.float32)
