@@ -318,6 +318,23 @@ def test_initial_layers_keep_the_size_of_what_passes():
             k, _, C, K = kernel.shape
             terms = (k // shape.stride) ** 2 * K if code else k * k * C
             assert np.std(kernel) == pytest.approx(np.sqrt(2 / terms), rel=0.15), i
+        assert not parameters[-1].any()
+        for scale, shift in zip(parameters[1:-2:3], parameters[2:-2:3], strict=True):
+            assert (scale == 1).all()
+            assert not shift.any()
+
+
+@pytest.mark.parametrize(("channels", "D"), [(1, 1), (3, 2)])
+def test_shapes_of_the_parameters(channels, D):
+    rng = np.random.default_rng(0)
+    inner = [(4, 4, 32, 32), (4, 4, 32, 64), (4, 4, 64, 64), (4, 4, 64, 512)]
+    encoder, decoder = conv_networks.initial_encoder(channels, D, rng), conv_networks.initial_decoder(D, channels, rng)
+    assert [a.shape for a in encoder[::3]] == [(4, 4, channels, 32), *inner, (1, 1, 512, 2 * D)]
+    assert [a.shape for a in decoder[::3]] == [(1, 1, 512, D), *inner[::-1], (4, 4, channels, 32)]
+    assert [a.shape for a in encoder[1:-2:3]] == [(w,) for w in (32, 32, 64, 64, 512)]
+    assert [a.shape for a in decoder[1:-2:3]] == [(w,) for w in (512, 64, 64, 32, 32)]
+    assert encoder[-1].shape == (2 * D,)
+    assert decoder[-1].shape == (channels,)
 
 
 def test_misuse_is_refused():
@@ -330,6 +347,9 @@ def test_misuse_is_refused():
         (conv2d, (x[:, :7], kernel, 2, 1), "7 x 8 pixels"),
         (conv2d, (x[:, :2], kernel, 2, 0), "at least the kernel's 4"),
         (conv2d, (x, kernel[0], 2, 1), "k, k, C, K"),
+        (conv2d, (x, kernel[:2], 2, 1), "k, k, C, K"),
+        (conv2d, (x, kernel[:, :2], 2, 1), "k, k, C, K"),
+        (conv2d, (x, kernel[..., None], 2, 1), "k, k, C, K"),
         (conv2d, (x.astype("float32"), kernel, 2, 1), "float32 and kernel float64"),
         (conv_transpose2d, (x, kernel, 2, 1), r"\(M, H, W, 5\)"),
         (conv_transpose2d, (x[:, :1, :1, [0, 0, 0, 0, 0]], kernel, 2, 2), "leaves nothing of 4 x 4"),

@@ -18,7 +18,7 @@ from autograd import numpy as anp
 from autograd.test_util import check_grads
 from optional import torch
 
-from tcvae_ref import InputError
+from tcvae_ref import InputError, conv_networks
 from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
 from tcvae_ref.data.correlated import correlated
@@ -42,7 +42,7 @@ from tcvae_ref.training import (
 from tcvae_ref.training import train as train_loop
 from tcvae_ref.training.batches import SECOND_ORDER, batches, epoch_order
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.loop import loss_and_record, step_noise
+from tcvae_ref.training.loop import _second_codes, loss_and_record, step_noise
 from tcvae_ref.training.model import layers, taken_apart
 from tcvae_ref.training.run import FILES, Saver, digest
 from tcvae_ref.training.settings import ADDED
@@ -293,6 +293,28 @@ class TestNetworks:
         assert mu.shape == log_var.shape == (10, 3)
         np.testing.assert_allclose(model.encode(x[:1])[0], mu[:1], rtol=1e-4, atol=1e-5)  # no batch in it
         assert model.decode(mu).shape == (10, 4096)
+
+    def test_a_convolutional_step_learns_from_the_batch_and_moves_the_statistics(self, data):
+        """In the loss and in FactorVAE's second batch: the encoder's half of the statistics, and the decoder's."""
+        settings = dataclasses.replace(CONV, batch=2)
+        state = initial_state(settings, 4096)
+        rng = np.random.default_rng(0)
+        statistics = [rng.random(a.shape).astype(a.dtype) + 0.5 for a in state.statistics]
+        first = [a.copy() for a in statistics]
+        encoder, decoder, _ = taken_apart(settings, state.parameters)
+        x, eps = data.images.take(slice(20, 22), "float32"), step_noise(0, 0, 2, 3)
+        _, record = loss_and_record(settings, state.parameters, statistics, [], x, eps, 72, 0)
+        mu, log_var, of_encoder = conv_networks.encode(encoder, first[:10], x, learning=True)
+        _, of_decoder = conv_networks.decode(decoder, first[10:], record.z, learning=True)
+        np.testing.assert_array_equal(record.z, mu + np.exp(0.5 * log_var) * eps)
+        for ours, theirs in zip(record.statistics, [*of_encoder, *of_decoder], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        again = _second_codes(settings, data, NUMPY)(state.parameters, statistics, 3)
+        x = data.images.take(batches(settings, data, SECOND_ORDER)(3), "float32")
+        mu, log_var, _ = conv_networks.encode(encoder, first[:10], x, learning=True)
+        noise = (again - mu) / np.exp(0.5 * log_var)
+        assert np.abs(noise).max() < 6
+        assert np.abs(noise - step_noise(0, 3, 2, 3)).max() > 0.1  # noise of its own
 
     def test_in_colour(self, data):
         grey = np.repeat(255 * data.images.take(slice(0, 36), "uint8"), 3, axis=0).reshape(36, -1)
