@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from problems import batches
 from tcvae_kernels import exp as exponential
 from tcvae_kernels import threads
+from tcvae_kernels.pairwise import Weights, log_sums_and_gradient
 
 from tcvae_ref import InputError, estimators
 from tcvae_ref.estimators import log_sum_exp
@@ -342,6 +343,30 @@ class TestGradients:
             assert ours.dtype == dtype
             np.testing.assert_allclose(ours, theirs, rtol=1e-13 * ULP[dtype], atol=1e-14 * ULP[dtype])
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_values_beside_a_gradient_where_a_row_overflows(self, dtype):
+        """In each place of four: too far for any square, far, and near; no row takes another's maximum."""
+        z, mu, log_var = batch(np.random.default_rng(9), 5, 2, dtype, S=9)
+        for place in range(4):
+            far = z.copy()
+            far[place::4, 0] = 0.9 * np.finfo(dtype).max
+            far[(place + 2) % 4 :: 4] = 1e3
+            with np.errstate(over="ignore"):
+                right = estimators.log_qz_rows(far, mu, log_var, 0.0)
+            got = log_sums_and_gradient(far, mu, log_var, Weights(0.0, 1.0, 1.0), np.ones(9), np.ones((9, 2)))
+            assert np.isneginf(right.joint[place::4]).all()
+            for ours, theirs in zip(got[:2], right, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=4e-15 * ULP[dtype], atol=4e-15 * ULP[dtype])
+
+    def test_means_of_one_dimension(self):
+        case = batch(np.random.default_rng(10), 3, 1)
+        got, right = (
+            grad(lambda *x, m=m: m.expected_log_qz_mws(*x, 9).joint, (0, 1, 2))(*case)
+            for m in (tcvae_kernels, estimators)
+        )
+        for ours, theirs in zip(got, right, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-15)
+
     @pytest.mark.parametrize("estimator", problems.ALL)
     @pytest.mark.parametrize("argument", [0, 1, 2, (1, 2), (0, 2)])
     def test_weighted_means_in_some_of_the_arguments(self, estimator, argument):
@@ -494,6 +519,19 @@ class TestThreads:
             assert done[bad] == 0
             threads.run(functools.partial(work, bad=None), 16)
             assert done.max() <= 2
+
+    def test_the_callers_error_state_holds_on_every_thread(self):
+        tcvae_kernels.set_num_threads(3)
+        together, states = threading.Barrier(3), []
+
+        def work(b):
+            together.wait(10.0)
+            states.append(np.geterr()["over"])
+
+        for state in ("raise", "ignore"):
+            with np.errstate(over=state):
+                threads.run(work, 3)
+        assert states == [*["raise"] * 3, *["ignore"] * 3]
 
     def test_a_pool_replaced_meanwhile(self, monkeypatch):
         """Some helpers start, the next is refused: the ones that started are still waited for."""

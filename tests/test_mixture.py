@@ -148,6 +148,20 @@ class TestLogDensity:
         expected = by_logsumexp(*(a.astype(float) for a in case))
         np.testing.assert_allclose(mixture.log_density(*case), expected, rtol=100 * np.finfo(dtype).eps)
 
+    @pytest.mark.parametrize("place", range(4))
+    def test_points_far_and_near_over_several_tiles(self, place, monkeypatch):
+        """In each place of four a point with a far lower maximum, or none: no point takes its neighbour's."""
+        monkeypatch.setitem(mixture.TILE, 8, 4)
+        rng = np.random.default_rng(8)
+        points = rng.standard_normal(11)
+        points[place::4] = 80.0
+        points[(place + 1) % 4 :: 4] = 1e200
+        case = points, rng.standard_normal(10), rng.random(10), -100.0 * rng.random(10)
+        with np.errstate(over="ignore"):
+            expected = by_logsumexp(*case)
+        assert np.isneginf(expected[(place + 1) % 4 :: 4]).all()
+        np.testing.assert_allclose(mixture.log_density(*case), expected, rtol=1e-14)
+
     def test_duplicates_add_up(self):
         once = mixture.log_density(np.zeros(1), np.ones(1), np.zeros(1), np.zeros(1))
         thrice = mixture.log_density(np.zeros(1), np.ones(3), np.zeros(3), np.zeros(3))
@@ -183,9 +197,11 @@ class TestLogDensity:
         points = np.linspace(2.0, 4.0, 9, dtype=dtype)
         for log_var in np.linspace(0.1, 1.0, 7):
             mu = np.array([0.0, 3.0, 3.5], dtype)
-            case = points, mu, np.array([-height, log_var, log_var / 3], dtype), np.zeros(3, dtype)
-            exact, scale = density_truth(*case)
-            assert np.max(np.abs(mixture.log_density(*case) - exact) / scale) < TOLERANCE[dtype] / 2
+            for log_weight in (0.0, -height / 2):  # heights of both signs
+                log_weights = np.full(3, log_weight, dtype)
+                case = points, mu, np.array([-height, log_var, log_var / 3], dtype), log_weights
+                exact, scale = density_truth(*case)
+                assert np.max(np.abs(mixture.log_density(*case) - exact) / scale) < TOLERANCE[dtype] / 2
 
     def test_a_point_does_not_depend_on_its_neighbours(self):
         rng = np.random.default_rng(3)

@@ -6,6 +6,8 @@ of threads.
 """
 
 import contextlib
+import contextvars
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -90,7 +92,8 @@ def run(work: Callable[[int], None], blocks: int) -> None:
         pool = _helpers(helpers)
         with contextlib.suppress(RuntimeError):  # a larger pool took this one's place meanwhile
             for _ in range(helpers):
-                futures.append(pool.submit(worker))  # each at once: those that started are waited for
+                own = contextvars.copy_context()  # the caller's np.errstate holds on every thread
+                futures.append(pool.submit(functools.partial(own.run, worker)))  # those that started are waited for
     try:
         worker()
     finally:
