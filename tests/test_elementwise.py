@@ -64,6 +64,7 @@ class TestBernoulli:
             (x.astype("float32" if dtype == "float64" else "float64"), logits),
             (x[:, :0], logits[:, :0]),
             (x.tolist(), logits),
+            (x[None], logits[None]),
         ]
         for arguments in bad:
             messages = []

@@ -173,6 +173,20 @@ class TestExp:
             assert (total > 0) == positive
             assert abs(total - positive * np.exp(float(x) / 2)) <= 1e-5 * CUT[dtype]
 
+    @pytest.mark.skipif(COMPILED, reason="called from Python: `test_interpreted` runs it")
+    @pytest.mark.parametrize(("dtype", "cut"), [("float64", exponential.CUT_64), ("float32", exponential.CUT_32)])
+    def test_four_are_each_one(self, dtype, cut):
+        """In each place of four the same, also at the cut."""
+        real = np.dtype(dtype).type
+        x = [real(v) for v in (cut, -0.7, -33.3, np.nextafter(real(cut), real(-np.inf)), 0.0)]
+        with np.errstate(all="ignore"):
+            one = [exponential.weight(v) for v in x]
+            for k in range(5):
+                rotated = [x[(k + i) % 5] for i in range(4)]
+                assert list(exponential.weight_four(*rotated)) == [one[(k + i) % 5] for i in range(4)]
+        assert one[0] > 0
+        assert one[3] == 0
+
 
 MACHINE_CODE = """
 import numba

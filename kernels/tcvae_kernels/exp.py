@@ -135,7 +135,8 @@ def weight(x):
 
 
 def _exp_64(x):
-    return exp_half_four(2.0 * x, 2.0 * x, 2.0 * x, 2.0 * x, LEAST_64)[0]
+    x = 2.0 * x
+    return exp_half_four(x, x, x, x, LEAST_64)[0]
 
 
 def _exp_32(x):

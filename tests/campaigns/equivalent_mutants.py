@@ -16,6 +16,7 @@ class Rule(NamedTuple):
     changes: str  # "before -> after", several apart by "; ", or "*"
     count: int
     reason: str
+    scope: str = ""  # the function's qualified name, where its line stands in others too
 
 
 RULES = [
@@ -68,6 +69,38 @@ RULES = [
         "tcvae_ref/training/batches.py", "cumulative /= cumulative[-1]", "/ -> *", 1,
         "weights add up to 1 but for rounding",
     ),
+    # --- kernels
+    Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_64)[0]", "0 -> 1", 1, "four alike"),
+    Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_32)[0]", "0 -> 1", 1, "four alike"),
+    Rule("kernels/tcvae_kernels/exp.py", "return weight_four(x, x, x, x)[0]", "0 -> 1", 1, "four alike"),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py", "p = p * v + _ODD_64[13]", "13 -> 14", 1,
+        "u^28 / 29 or u^28 / 31, u <= 1/3: 1e-16 of the sum",
+    ),
+    Rule("kernels/tcvae_kernels/elementwise.py", "outside += wrong", "+ -> -", 1, "only whether it is 0 is asked"),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py", "rows = max(1, BLOCK // P)", "1 -> 2", 1,
+        "images of a block, where one alone is larger than a block",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "threads.run(lambda b: _images(x, logits, b * rows, min(M, (b + 1) * rows), CHUNK, slope, log_px), "
+        "-(-M // rows))",
+        "1 -> 2", 1, "the next block's images are written twice, with the same numbers",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        'fits = all(getattr(a, "ndim", 0) == 2 and a.dtype in (np.float32, np.float64) for a in (x, plain))',
+        "0 -> 1", 1, "neither is 2",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py", "threads.run(work, -(-P // block))", "// -> *", 1,
+        "blocks beyond the last point are empty",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py", "zero = T.dtype.type(0)", "0 -> 1", 1,
+        "any finite number in place of -inf will do", "_joint_rows",
+    ),
 ]  # fmt: skip
 
 
@@ -81,7 +114,8 @@ def reasons(mutants: Iterable[Any], paths: Iterable[str]) -> dict[str, str]:
             changes = rule.changes.split("; ")
             matched = [
                 m for m in by_line.get((rule.path, rule.text), ())
-                if rule.changes == "*" or f"{m.before} -> {m.after}".strip() in changes
+                if (rule.changes == "*" or f"{m.before} -> {m.after}".strip() in changes)
+                and rule.scope in ("", m.scope)
             ]  # fmt: skip
             if len(matched) != rule.count:
                 raise SystemExit(f"equivalent_mutants: {rule} matches {len(matched)} mutants: review it")
