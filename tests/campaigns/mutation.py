@@ -32,6 +32,7 @@ import tempfile
 import time
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,7 @@ class Child:
     """A forked process that calls work(tell) and whose word arrives through a pipe."""
 
     def __init__(self, work: Callable[[Callable[[str], None]], int], seconds: float) -> None:
-        self.start, self.limit = time.monotonic(), 20.0 * seconds  # on a machine with others' work
+        self.start, self.limit = time.monotonic(), 2.0 * seconds + 60.0  # on a machine with others' work
         self.pipe, told = os.pipe()
         self.folder = tempfile.mkdtemp(prefix="mutant-")
         self.pid = os.fork()
@@ -120,6 +121,8 @@ class Child:
                 resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
                 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
                 status = work(lambda word: os.write(told, f"{word}\n".encode()))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         os.close(told)
@@ -296,7 +299,9 @@ def trace(session: Any, items: list[Any], files: list[str], tell: Callable[[str]
         tell(f"{item.nodeid}")
     cover.stop()
     lines: dict[str, dict[str, list[int]]] = {item.nodeid: {} for item in items}
-    data = cover.get_data()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing was reached
+        data = cover.get_data()
     for path in data.measured_files():
         name = str(Path(path).relative_to(TOP))
         for line, contexts in data.contexts_by_lineno(path).items():
@@ -496,11 +501,17 @@ class Campaign:
 
                 def start(own: Any = own, place: Path = place) -> Child:
                     os.environ["MUTATION_MAP"] = str(place)
-                    return Child(lambda tell: trace(session, own, self.paths, tell, os.environ["TMPDIR"]), 1800.0)
+
+                    def work(tell: Callable[[str], None]) -> int:
+                        return trace(session, own, self.paths, tell, os.environ["TMPDIR"])
+
+                    return Child(work, 20.0 * SLOWEST)
 
                 yield path, start
 
         for path, child, (how, word) in in_parallel(jobs(), self.arguments.processes):
+            if how != "passed":  # left out
+                (folder / f"{Path(path).stem}.json").write_text("[]")
             print(
                 f"  map: {path}: {how} in {time.monotonic() - child.start:.0f} s {word if how != 'passed' else ''}",
                 flush=True,
