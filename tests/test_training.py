@@ -42,7 +42,7 @@ from tcvae_ref.training import (
 from tcvae_ref.training import train as train_loop
 from tcvae_ref.training.batches import SECOND_ORDER, batches, epoch_order
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.loop import _second_codes, loss_and_record, step_noise
+from tcvae_ref.training.loop import _SECOND_NOISE, _second_codes, loss_and_record, step_noise
 from tcvae_ref.training.model import layers, taken_apart
 from tcvae_ref.training.run import FILES, Saver, digest
 from tcvae_ref.training.settings import ADDED
@@ -312,9 +312,8 @@ class TestNetworks:
         again = _second_codes(settings, data, NUMPY)(state.parameters, statistics, 3)
         x = data.images.take(batches(settings, data, SECOND_ORDER)(3), "float32")
         mu, log_var, _ = conv_networks.encode(encoder, first[:10], x, learning=True)
-        noise = (again - mu) / np.exp(0.5 * log_var)
-        assert np.abs(noise).max() < 6
-        assert np.abs(noise - step_noise(0, 3, 2, 3)).max() > 0.1  # noise of its own
+        np.testing.assert_array_equal(again, mu + np.exp(0.5 * log_var) * step_noise(0, 3, 2, 3, _SECOND_NOISE))
+        assert (again != mu + np.exp(0.5 * log_var) * step_noise(0, 3, 2, 3)).all()  # noise of its own
 
     def test_in_colour(self, data):
         grey = np.repeat(255 * data.images.take(slice(0, 36), "uint8"), 3, axis=0).reshape(36, -1)

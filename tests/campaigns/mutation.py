@@ -13,17 +13,18 @@ examples each time and does not shrink. The kernels run interpreted (NUMBA_DISAB
 in `_jit.py`, is not mutated.
 
 What no test can notice stands in `equivalent_mutants.py`, mutant by mutant, with the reason. Results go to
-FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was. How long: about a second for each
-mutant and core, and the map takes as long as the room's tests.
+FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was; the map, FOLDER/map-ROOM, takes in
+new tests, and is to be removed after larger changes. How long: about a second for each mutant and core, and the map
+takes as long as the room's tests.
 """
 
 import argparse
 import collections
 import contextlib
 import gc
+import hashlib
 import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -313,7 +314,8 @@ def trace(session: Any, items: list[Any], files: list[str], tell: Callable[[str]
                 for user in users:
                     lines[user].setdefault(name, []).append(line)
     rows = [{"test": t, "seconds": seconds[t], "passes": t not in bad, "lines": lines[t]} for t in lines]
-    Path(os.environ["MUTATION_MAP"]).write_text(json.dumps(rows))
+    place = Path(os.environ["MUTATION_MAP"])
+    place.write_text(json.dumps([*(json.loads(place.read_text()) if place.exists() else ()), *rows]))
     return 0
 
 
@@ -438,7 +440,8 @@ class Campaign:
         every = [m for path in self.paths for m in mutants(TOP, path)]
         self.excluded = reasons(every, self.paths)
         if arguments.sample:
-            every = sorted(random.Random(arguments.seed).sample(every, min(arguments.sample, len(every))))
+            order = {m.key: hashlib.sha1(f"{arguments.seed} {m.key}".encode()).digest() for m in every}
+            every = sorted(every, key=lambda m: order[m.key])[: arguments.sample]  # the same ones after other changes
             every.sort(key=lambda m: (m.path, m.start))
         self.every = every
         self.texts = {path: (TOP / path).read_text().split("\n") for path in self.paths}
@@ -448,7 +451,7 @@ class Campaign:
             for line in self.file.read_text().splitlines():
                 row = json.loads(line)
                 self.judged[row["key"]] = row
-        self.began = time.monotonic()
+        self.began, self.read_at = time.monotonic(), time.time()
 
     # what is left to do
 
@@ -494,7 +497,12 @@ class Campaign:
         def jobs() -> Iterator[Any]:
             for path, own in sorted(items.items(), key=lambda pair: -len(pair[1])):
                 place = folder / f"{Path(path).stem}.json"
-                if place.exists() and place.stat().st_mtime > (TOP / path).stat().st_mtime:
+                known = {row["test"] for row in json.loads(place.read_text())} if place.exists() else set()
+                if known and place.stat().st_mtime > (TOP / path).stat().st_mtime:
+                    continue
+                own = [item for item in own if item.nodeid not in known]
+                if not own:
+                    place.touch()
                     continue
                 if self.over():
                     return
@@ -510,8 +518,10 @@ class Campaign:
                 yield path, start
 
         for path, child, (how, word) in in_parallel(jobs(), self.arguments.processes):
-            if how != "passed":  # left out
+            if how != "passed" and not (folder / f"{Path(path).stem}.json").exists():  # left out
                 (folder / f"{Path(path).stem}.json").write_text("[]")
+            with contextlib.suppress(FileNotFoundError):  # what it holds was read then
+                os.utime(folder / f"{Path(path).stem}.json", (self.read_at, self.read_at))
             print(
                 f"  map: {path}: {how} in {time.monotonic() - child.start:.0f} s {word if how != 'passed' else ''}",
                 flush=True,
@@ -569,7 +579,7 @@ class Campaign:
         return GRACE + 5.0 * sum(self.map.seconds[t] for t in tests)
 
     def serve(self, session: Any) -> None:
-        """With the tests collected: make the map; then all mutants whose code can be exchanged."""
+        """With the tests collected: make the map of new ones; then all mutants whose code can be exchanged."""
         few_examples(session.items, self.arguments.examples)
         self.make_map(session)
         if not self.read_map():
