@@ -28,7 +28,9 @@ LEAST_32 = np.float32(2 * -104.0)
 """exp(x / 2) is 0 below these: it would round to zero."""
 CUT_64 = -2 * 960 * math.log(2)
 CUT_32 = np.float32(-2 * 90 * math.log(2))
-"""Weights below 2^-960 (float32: 2^-90) of the largest are taken as 0: products with subnormal numbers are slow."""
+"""Weights below 2^-960 (float32: 2^-90) of the largest are taken as 0: products with subnormal numbers are slow.
+
+Where a sum is not taken from its largest term (`tcvae_kernels.pairwise.TINY`), that is 2^-360 (2^-50) of the sum."""
 
 _MAGIC_64, _INVERSE_64 = 6755399441055744.0, 0.5 / math.log(2)
 _HIGH_64, _LOW_64 = 2 * 6.93147180369123816490e-01, 2 * 1.90821492927058770002e-10  # log 2 in two parts

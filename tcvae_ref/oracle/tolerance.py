@@ -173,7 +173,7 @@ class _Derivation:
         self.precision = np.exp(-self.log_var)
         self.from_width = self._logarithm_taken()
         self.distance = np.abs(case.z[:, None] - case.mu[None])
-        self.q = self.distance**2 * self.precision
+        self.q = (self.distance * np.exp(-0.5 * self.log_var)) ** 2
         self.is_inside = self.inside()
         self.log_w = _log_weights(estimator, M, N)
         self.log_w_terms = np.log(M) + (0.0 if estimator in ("minibatch", "exact") else np.log(N))
@@ -339,6 +339,11 @@ class _Derivation:
 
     # --- gradients -------------------------------------------------------------------------------------------
 
+    def slope(self) -> tuple[Array, Array, Array]:
+        """|z - mu| / sigma^2, what underflow may take from it, and from its product with a softmax weight."""
+        d, p, eta = self.distance, self.precision, self.r.format.smallest
+        return d * p, eta * (1 + d + np.sqrt(p) + 4 * p), np.zeros_like(d)
+
     def share_error(self, term_error: Array, error: Array, y: Array, S: Array, T: Array) -> Array:
         """Absolute error of a softmax weight, the shift's own derivative and underflow included."""
         r, u = self.r, self.r.format.roundoff
@@ -352,7 +357,7 @@ class _Derivation:
     def gradients(
         self, term: Array, term_d: Array, error: Array, error_d: Array
     ) -> tuple[dict[str, dict[str, Array]], dict[str, dict[str, Array]]]:
-        M, D, r, eta = self.M, self.D, self.r, self.r.format.smallest
+        M, D, r = self.M, self.D, self.r
         shares = [
             np.broadcast_to(np.eye(M)[..., None], (M, M, D)),
             np.broadcast_to(self.P[..., None], (M, M, D)),
@@ -365,8 +370,8 @@ class _Derivation:
         ]
         k = r.gamma(4 * M + 24 + 6 * r.exp)
         relative = k + self.from_width
-        slope = self.distance * self.precision
-        slope_error = relative * slope + eta * (1 + self.distance + np.sqrt(self.precision) + 4 * self.precision)
+        slope, slope_lost, product_lost = self.slope()
+        slope_error = relative * slope + slope_lost
         width, width_error = 0.5 * (self.q + 1), 0.5 * relative * (self.q + 1) + self.lost_in_quadratic()
         if r.expanded:
             slope_error = slope_error + r.of(
@@ -383,7 +388,7 @@ class _Derivation:
                 (width, width_error, self.case.parameterisation, 0),
             ):
                 weight = chain_rule if argument == self.case.parameterisation else 1.0
-                bound = share_error * (pairs + pair_errors) + share * pair_errors
+                bound = share_error * (pairs + pair_errors) + share * pair_errors + product_lost
                 bounds[argument][n] = weight * bound.sum(axis=axis) / M
                 sizes[argument][n] = weight * (share * pairs).sum(axis=axis) / M
         bounds["z"][3], sizes["z"][3] = k * np.abs(self.case.z) / M, np.abs(self.case.z) / M
