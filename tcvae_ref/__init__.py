@@ -2,8 +2,8 @@
 
 The reference: `gaussian`, `likelihood`, `estimators`, `decomposition`, `objectives`, `priors`, `discriminator`,
 `networks`, `convolution`, `conv_networks`. Round it: `data`, `training`, `metrics`, `studies`, `figures`, the `oracle`
-that judges other implementations, and the command line `tcvae-ref`. `README.md` in this folder leads from the paper's
-equations to the functions.
+that judges other implementations, the `selftest` that judges this one, and the command line `tcvae-ref`. `README.md` in
+this folder leads from the paper's equations to the functions.
 """
 
 from tcvae_ref.checks import InputError

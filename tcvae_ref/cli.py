@@ -36,6 +36,7 @@ from tcvae_ref.files import check_folder, check_writable, locked
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.oracle.commands import add_commands
 from tcvae_ref.progress import Progress
+from tcvae_ref.selftest.commands import add_selftest
 from tcvae_ref.studies_commands import add_sweep, draw_study, is_study
 from tcvae_ref.training import (
     PRESETS,
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     showing.add_argument("--out", type=path_argument, required=True, metavar="PNG")
 
     add_commands(commands)
+    add_selftest(commands.add_parser("selftest", help="certify the reference and the kernels on this machine"))
     return parser
 
 

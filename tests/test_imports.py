@@ -20,6 +20,7 @@ ROOMS = {
     "metrics": {*REFERENCE, "files"},
     "training": {*REFERENCE, "data", "files"},
     "oracle": {*REFERENCE, "files", "progress"},
+    "selftest": {*REFERENCE, "metrics", "oracle", "files", "progress"},
     "studies": {
         *(*REFERENCE, "data", "training", "metrics", "files"),
         *("representations", "scores", "evaluation", "figures"),
@@ -41,6 +42,7 @@ EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest", "matplotlib"}
 EXTRAS = {
     "oracle": EXTRAS_OF_THE_ORACLE,
     "metrics": {"sklearn", "dask"},
+    "selftest": {"flint", "numba", "llvmlite", "tcvae_kernels"},
     "data": {"PIL", "torch"},
     "studies": {"joblib", "distributed", "sklearn", "threadpoolctl", "matplotlib", "pyarrow"},
 }
