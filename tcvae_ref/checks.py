@@ -24,6 +24,19 @@ class InputTypeError(InputError, TypeError):
     """An argument of the wrong kind; a TypeError to those who expect one."""
 
 
+_LONGEST = 2000
+"""Characters of a complaint that is shown."""
+
+
+def one_line(text: str) -> str:
+    """A complaint for a terminal: what would break its line or move it, out of a file's names, is written as an escape.
+
+    One that is longer than a screen is shortened in its middle.
+    """
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 500]} ... {plain[-495:]}"
+
+
 def _value(array: Any) -> Any:
     """Take an array out of autograd's boxes (one box per level of differentiation)."""
     while isinstance(array, Box):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -70,8 +70,15 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of widths such as 256,256") from None
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints keep to one line, whatever was given."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(checks.one_line(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tcvae-ref",
         description="Judge a beta-TCVAE loss; train one on a CPU, decompose its ELBO exactly, score its latents.",
         epilog=EPILOG,
@@ -333,7 +340,7 @@ def _data_show(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from tcvae_kernels import bench
 
-    return bench.main(arguments.rest)
+    return int(bench.run(bench.arguments_parser().parse_args(arguments.rest)))
 
 
 # --- main --------------------------------------------------------------------------------------------------
@@ -379,30 +386,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except TrainingDiverged as error:
-        print(f"tcvae-ref: {error}", file=sys.stderr)
-        return 1
-    except (
-        FileNotFoundError,
-        PermissionError,
-        IsADirectoryError,
-        NotADirectoryError,
-        FileExistsError,
-    ) as error:
-        print(f"tcvae-ref: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return _complain(str(error), 1)
     except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        print(f"tcvae-ref: {where}{error.strerror or error}; what was saved before is intact", file=sys.stderr)
-        return 1
+        where, said = ("" if error.filename is None else f"{error.filename}: "), error.strerror or error
+        if error.errno in _WRONG_PLACE and error.filename is not None:
+            return _complain(f"{where}{said}", 2)
+        return _complain(f"{where}{said}; what was saved before is intact", 1)
     except MemoryError as error:
-        print(f"tcvae-ref: not enough memory ({error}); choose a smaller grid or batch", file=sys.stderr)
-        return 1
+        return _complain(f"not enough memory{f' ({error})' if str(error) else ''}; choose a smaller grid or batch", 1)
     except InputError as error:
-        print(f"tcvae-ref: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error), 2)
     except KeyboardInterrupt:
-        print("tcvae-ref: interrupted", file=sys.stderr)
-        return 1
+        return _complain("interrupted", 1)
+
+
+def _complain(text: str, status: int) -> int:
+    """Say why it was not done; return the exit status."""
+    print(f"tcvae-ref: {checks.one_line(text)}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

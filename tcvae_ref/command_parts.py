@@ -11,11 +11,13 @@ from tcvae_ref.data import GRIDS, FactorDataset
 from tcvae_ref.data.celeba import CROP as CELEBA_CROP
 from tcvae_ref.data.correlated import KINDS as CORRELATIONS
 from tcvae_ref.data.heads import GRIDS as HEADS
+from tcvae_ref.data.image_folder import without_warnings
+from tcvae_ref.files import real_path
 from tcvae_ref.progress import Progress
 from tcvae_ref.scores import Functions
 from tcvae_ref.training import NUMPY, DataSource, Operations, load_source
 from tcvae_ref.training.settings import ESTIMATORS
-from tcvae_ref.training.sources import KINDS, PHOTOGRAPHS
+from tcvae_ref.training.sources import KINDS, PATHS, PHOTOGRAPHS
 
 EPILOG = "exit status: 0 done; 1 not done (interrupted, diverged, disk full, below the required share); 2 wrong usage"
 KERNELS = ("auto", "numba", "numpy")
@@ -49,7 +51,6 @@ SOURCES = {
     "correlated": "correlated",
 }
 """The options of `add_images`, and what of a `DataSource` they say."""
-_PATHS = ("file", "faces", "celeba", "folder")
 
 
 def _sizes(text: str, named: Iterable[str], form: str) -> str | tuple[int, ...]:
@@ -116,7 +117,7 @@ def given_images(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options of `add_images` say of a `DataSource`, paths in full."""
     given = {field: getattr(arguments, option) for option, field in SOURCES.items()}
     given = {field: value for field, value in given.items() if value is not None}
-    return given | {field: str(Path(given[field]).resolve()) for field in _PATHS if field in given}
+    return given | {field: str(real_path(Path(given[field]))) for field in PATHS if field in given}
 
 
 def source_of(arguments: argparse.Namespace, grid: str) -> DataSource:
@@ -144,7 +145,7 @@ def load(source: DataSource, cache: Path | None = None) -> FactorDataset:
     """
     if cache is not None and source.kind not in PHOTOGRAPHS:
         raise InputError(f"--cache {cache}: is for {' and '.join(PHOTOGRAPHS)}; leave it out for {source.kind}")
-    with Progress("rendering" if source.kind in ("grid", "heads") else "reading") as progress:
+    with without_warnings(), Progress("rendering" if source.kind in ("grid", "heads") else "reading") as progress:
         return load_source(source, progress, cache)
 
 

@@ -14,7 +14,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.command_parts import EPILOG, add_cache, add_kernels, load, machinery, path_argument, words_argument
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION, NOT_SCORED, USUAL, Evaluation, all_metrics
-from tcvae_ref.files import check_folder, check_writable, write_json
+from tcvae_ref.files import check_folder, check_writable, real_path, write_json
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
 from tcvae_ref.representations import Representation
@@ -156,7 +156,7 @@ def _evaluate_file(arguments: argparse.Namespace) -> int:
     _check_outputs(arguments, path, [file])
     if not arguments.no_figures:
         taken = [file, path, *([arguments.checkpoint] if arguments.checkpoint is not None else [])]
-        if check_writable(picture) in [name.resolve() for name in taken]:
+        if check_writable(picture) in map(real_path, taken):
             raise InputError(f"{picture}: would be overwritten by the picture; choose another --json, or --no-figures")
     chosen = machinery(arguments.kernels, arguments.threads)
     of = representations.read(file)
@@ -185,7 +185,7 @@ def _evaluate_file(arguments: argparse.Namespace) -> int:
 def _check_outputs(arguments: argparse.Namespace, path: Path, taken: Sequence[Path]) -> None:
     """Require names to write to that are no file of the model itself."""
     for output in (path, arguments.checkpoint):
-        if output is not None and check_writable(output) in [name.resolve() for name in taken]:
+        if output is not None and check_writable(output) in map(real_path, taken):
             raise InputError(
                 f"{output}: belongs to the {'run' if len(taken) > 1 else 'model'} itself; choose another name"
             )

@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import io
 import json
 import lzma
 import math
 import os
+import stat
 import tokenize
 import zipfile
 import zlib
@@ -20,6 +22,14 @@ from numpy.typing import NDArray
 from tcvae_ref.checks import InputError
 
 _BLOCK = 1 << 22  # bytes read or written at a time
+_LARGEST_TEXT = 1 << 28  # bytes; an evaluation of a million factors has fewer
+_MOST_PACKED = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # bytes that one byte of an archive can stand for
+_LONGEST_HEADER = 1 << 16  # bytes; NumPy parses 10,000 characters
+
+
+def real_path(path: Path) -> Path:
+    """A path in full, links followed as far as they lead; `Path.resolve` raises where they lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def check_writable(path: Path) -> Path:
@@ -32,7 +42,7 @@ def check_writable(path: Path) -> Path:
     OSError
         Its folder is missing or cannot be written.
     """
-    target = Path(os.path.realpath(path))
+    target = real_path(path)
     if not target.name or (target.exists() and not target.is_file()):
         raise InputError(f"{path}: is not a file; give the name of a file to write")
     if not target.parent.is_dir():
@@ -95,6 +105,29 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def lock_file(path: Path) -> IO[bytes]:
+    """Open a file that is there to be locked, and make it where it is missing; nothing is written to it.
+
+    Raises
+    ------
+    InputError
+        A link or another thing that is not a file has its name: neither is followed or waited for.
+    OSError
+        It cannot be made.
+    """
+    try:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise InputError(f"{path}: is not a file; remove it, it is only there to be locked") from None
+    file = os.fdopen(number, "wb")
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        file.close()
+        raise InputError(f"{path}: is not a file; remove it, it is only there to be locked")
+    return file
+
+
 @contextmanager
 def locked(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """Hold a folder for this process alone, and clear away what killed writers of some files left in it.
@@ -110,7 +143,7 @@ def locked(folder: Path, names: Sequence[str]) -> Iterator[None]:
     InputError
         Another process holds it.
     """
-    with open(folder / ".lock", "wb") as file:
+    with lock_file(folder / ".lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -130,6 +163,24 @@ def write_json(path: Path, content: Any) -> None:
         file.write(text.encode())
 
 
+def read_text_file(path: Path) -> bytes:
+    """Read a file of some text, whole; what is no file is not opened, for a pipe is waited for and a device never ends.
+
+    Raises
+    ------
+    InputError
+        It is no file, or longer than any text this package reads.
+    OSError
+        It cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a file; give the name of one")
+    size = path.stat().st_size
+    if size > _LARGEST_TEXT:
+        raise InputError(f"{path}: has {size:,} bytes; at most {_LARGEST_TEXT:,} are read: is it the right file?")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -138,8 +189,9 @@ def read_json(path: Path) -> dict[str, Any]:
     InputError
         The file is not a JSON object in UTF-8.
     """
+    text = read_text_file(path)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); restore the file or start a new run") from None
     if not isinstance(content, dict):
@@ -159,6 +211,20 @@ _DAMAGE = (
     KeyError,
 )
 """What reading a damaged archive can raise."""
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype, from the beginning of an npy; no more than a header is read.
+
+    NumPy's own reader takes the header's length from the file at its word, up to 4 GB of it.
+    """
+    version = np.lib.format.read_magic(file)
+    length = file.read(2 if version == (1, 0) else 4)
+    if int.from_bytes(length, "little") > _LONGEST_HEADER:
+        raise ValueError(f"its header has {int.from_bytes(length, 'little'):,} bytes")
+    header = io.BytesIO(length + file.read(int.from_bytes(length, "little")))
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(header)
 
 
 class NpzReader:
@@ -229,6 +295,12 @@ class NpzReader:
                     f"{self.path}: {name} declares {shape} {dtype} and holds {info.file_size - header} bytes; "
                     "the file is damaged"
                 )
+            packed = min(info.compress_size, self.path.stat().st_size)
+            if info.file_size > packed * _MOST_PACKED.get(info.compress_type, math.inf):
+                raise InputError(
+                    f"{self.path}: {name} declares {shape} {dtype}, {info.file_size:,} bytes, and the {packed:,} bytes "
+                    "there are cannot hold them; the file is damaged"
+                )
             if order and not fortran:
                 raise InputError(f"{self.path}: {name} is in Fortran order; save numpy.ascontiguousarray of it")
             refused.pop_all()  # from here on the iterator closes the file
@@ -245,11 +317,7 @@ class NpzReader:
         return shape, dtype, order, read()
 
     def _header(self, name: str, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, order, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, order, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, order, dtype = read_npy_header(file)
         if dtype.hasobject:
             raise InputError(f"{self.path}: {name} is a pickle, which is never loaded; save it as numbers")
         return shape, dtype, order, file.tell()

@@ -176,9 +176,15 @@ def _names(path: Path, archive: NpzReader, K: int) -> tuple[str, ...]:
         raise InputError(
             f"{path}: factor_names is {array.dtype} {array.shape}; K={K} strings are needed, as factors has"
         )
-    names = tuple(bytes(name).decode(errors="replace") if array.dtype.kind == "S" else str(name) for name in array)
-    if len(set(names)) < K or not all(name.strip() and "," not in name for name in names):
-        raise InputError(f"{path}: factor_names are {', '.join(names)}; each must differ, without commas, none empty")
+    try:
+        names = tuple(bytes(name).decode(errors="replace") if array.dtype.kind == "S" else str(name) for name in array)
+    except (ValueError, SystemError) as error:  # numbers that are no characters
+        raise InputError(f"{path}: factor_names is damaged ({error}); copy or download the file again") from None
+    if len(set(names)) < K or not all(name.strip() and name.isprintable() and "," not in name for name in names):
+        raise InputError(
+            f"{path}: factor_names are {', '.join(map(repr, names))}; each must differ, of printable characters, "
+            "without commas, none empty"
+        )
     return names
 
 

@@ -482,6 +482,40 @@ class TestMistakes:
         self.refused(capsys, "is not a file", "evaluate", trained, "--json", pipe)
         assert pipe.is_fifo()
 
+    def test_names_that_are_no_names(self, tmp_path, capsys):
+        (tmp_path / "loop").symlink_to("loop")
+        for name in (tmp_path / ("a" * 300), tmp_path / "loop" / "run"):
+            self.refused(capsys, name.name, "train", "--out", name, *TINY)
+        self.refused(capsys, r"a\nb\x1b\udcff", "evaluate", tmp_path / "a\nb\x1b\udcff")
+        self.refused(capsys, " ... ", "evaluate", tmp_path / "/".join(["d"] * 3000))
+
+    def test_the_words_of_a_file_keep_to_their_line(self, tmp_path, capsys):
+        arrays = {name: np.zeros(3) for name in ("a\nb", "\x1b[31m", "\u202e")}
+        np.savez(tmp_path / "a.npz", **arrays)
+        self.refused(capsys, r"holds \x1b[31m, a\nb, \u202e; mu", "evaluate", tmp_path / "a.npz")
+
+    def test_a_lock_that_is_no_file(self, trained, tmp_path, capsys):
+        """Neither waited for, as a pipe would be, nor followed and emptied."""
+        folder, other = copy(trained, tmp_path), tmp_path / "other"
+        other.write_text("mine")
+        (folder / ".lock").symlink_to(other)
+        self.refused(capsys, "only there to be locked", "train", "--resume", folder)
+        assert other.read_text() == "mine"
+        (folder / ".lock").unlink()
+        os.mkfifo(folder / ".lock")
+        self.refused(capsys, "only there to be locked", "train", "--resume", folder)
+
+    def test_settings_that_are_no_file(self, trained, tmp_path, capsys):
+        folder = copy(trained, tmp_path)
+        for name, value in (("faces", "a\0b.npy"), ("folder", "\ud800")):
+            content = json.loads((trained / "run.json").read_text())
+            content["data"] |= {"grid": None, name: value}
+            (folder / "run.json").write_text(json.dumps(content))
+            self.refused(capsys, "a path has neither", "evaluate", folder)
+        with open(folder / "run.json", "wb") as file:
+            file.truncate(1 << 40)
+        self.refused(capsys, "1,099,511,627,776 bytes", "evaluate", folder)
+
     def test_two_processes_on_one_run(self, trained, tmp_path, capsys):
         folder = copy(trained, tmp_path)
         with locked(folder, FILES):

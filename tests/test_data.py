@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -258,6 +259,33 @@ class TestFiles:
                 archive.writestr(f"{name}.npy", header.getvalue())
         with pytest.raises(InputError, match="declares"):
             read_npz(path)
+
+    def test_what_a_small_archive_cannot_hold_is_not_made_room_for(self, tmp_path):
+        """Sizes in its directory as the header has them, and a few bytes on the disk."""
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**18, 64, 64)})
+        path, member = tmp_path / "lie.npz", zipfile.ZipInfo("imgs.npy")
+        member.compress_type = zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, header.getvalue())
+            archive.writestr("latents_classes.npy", header.getvalue())
+            archive.writestr("latents_values.npy", header.getvalue())
+            archive.getinfo("imgs.npy").file_size = len(header.getvalue()) + 2**30
+        with pytest.raises(InputError, match="bytes there are cannot hold them"):
+            read_npz(path)
+
+    def test_a_header_without_end_is_not_read(self, tmp_path):
+        path = tmp_path / "long.npz"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("imgs", "latents_classes", "latents_values"):
+                archive.writestr(f"{name}.npy", b"\x93NUMPY\2\0" + (2**31).to_bytes(4, "little") + bytes(2**24))
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match="its header has 2,147,483,648 bytes"):
+                read_npz(path)
+            assert tracemalloc.get_traced_memory()[1] < 2**22
+        finally:
+            tracemalloc.stop()
 
     def test_fidelity_counts_pixels_and_refuses_other_data(self, tmp_path):
         data = data_set((3, 1, 1, 2, 2))

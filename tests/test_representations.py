@@ -148,6 +148,8 @@ class TestRefusals:
             ({"factor_names": ["a", "a"]}, "each must differ"),
             ({"factor_names": ["a", "b,c"]}, "without commas"),
             ({"factor_names": ["a", " "]}, "none empty"),
+            ({"factor_names": ["a", "b\nc"]}, "are 'a', 'b\\nc'; each must differ, of printable characters"),
+            ({"factor_names": np.frombuffer(b"\xff" * 8, "<U1")}, "factor_names is damaged"),
             ({"weights": np.ones(N + 1)}, f"weights has shape ({N + 1},); ({N},) is needed"),
             ({"weights": -np.ones(N)}, "lies in [-1, -1]"),
             ({"weights": np.zeros(N)}, "each must be at least 0 and one above"),

@@ -566,12 +566,17 @@ def run(arguments: argparse.Namespace) -> int:
     return int(interrupted or bool(bench.refused))
 
 
+def arguments_parser() -> argparse.ArgumentParser:
+    """The benchmark's arguments."""
+    parser = argparse.ArgumentParser(prog="tcvae-ref bench", description=__doc__)
+    add_arguments(parser)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark by itself; return its exit status."""
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    add_arguments(parser)
     try:
-        return run(parser.parse_args(argv))
+        return run(arguments_parser().parse_args(argv))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import atomic_write
+from tcvae_ref.files import atomic_write, read_npy_header
 
 
 def map_bytes(path: Path) -> NDArray[np.uint8]:
@@ -26,9 +26,7 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path}: is not a file; give the name of an npy")
     with open(path, "rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
+            shape, fortran, dtype = read_npy_header(file)
         except Exception as error:  # NumPy's parser raises whatever a damaged header leads it to
             raise InputError(f"{path}: not an npy file ({error}); copy or download it again") from None
         start = file.tell()

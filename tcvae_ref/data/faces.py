@@ -94,6 +94,8 @@ def _read_tensor(path: Path) -> NDArray[np.uint8]:
             f"{path}: torch is not installed, and reads this kind of file; pip install torch, or save the tensor as "
             "npy: numpy.save('faces.npy', tensor.numpy())"
         ) from None
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a file; give the name of a pth")
     with open(path, "rb"):  # a missing file is an OSError, as with the other kinds
         pass
     try:

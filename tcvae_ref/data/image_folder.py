@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from tcvae_ref.checks import InputError, option, whole_number
 from tcvae_ref.data.byte_arrays import map_bytes, write_bytes
 from tcvae_ref.data.factors import MOST_IMAGES, ByteImages, FactorDataset
+from tcvae_ref.files import lock_file, real_path
 from tcvae_ref.types import ProgressHook
 
 if TYPE_CHECKING:
@@ -29,6 +31,17 @@ _TURNS = {
     **{2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"},
     **{6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"},
 }  # what puts a picture of each orientation upright, in Pillow's words
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep to ourselves what Pillow, or PyTorch, finds odd about a file that it reads all the same, or will refuse.
+
+    For the commands, whose process is their own: filters of warnings are those of the whole process.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(PIL|torch)\.")
+        yield
 
 
 class Preparation(NamedTuple):
@@ -100,7 +113,7 @@ def read_folder(
     files = files[: limited("folder", limit)]
     rows = read_pictures(files, wanted, cache, progress)
     none = np.empty((len(files), 0), dtype=np.uint16)
-    return FactorDataset(root.resolve().name, ByteImages(rows, wanted.shape), (), none)
+    return FactorDataset(real_path(root).name, ByteImages(rows, wanted.shape), (), none)
 
 
 def limited(where: str, limit: int | None) -> int:
@@ -156,7 +169,7 @@ def _key(files: Sequence[Path], wanted: Preparation) -> str:
 @contextmanager
 def _alone(kept: Path) -> Iterator[None]:
     """Wait until no other process makes caches in this folder, and clear away what killed ones left of this one."""
-    with open(kept.with_name(".lock"), "wb") as file:
+    with lock_file(kept.with_name(".lock")) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for partial in kept.parent.glob(f".{kept.name}.*.partial"):
             partial.unlink(missing_ok=True)

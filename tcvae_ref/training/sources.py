@@ -1,5 +1,6 @@
 """Where a run's images come from, in words that go into its run.json."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from tcvae_ref.types import ProgressHook
 
 KINDS = ("grid", "file", "heads", "faces", "celeba", "folder", "named")
 """What images can come from; a source is exactly one of them."""
+PATHS = ("file", "faces", "celeba", "folder")
+"""Those that are files and folders of the user's."""
 PHOTOGRAPHS = ("celeba", "folder")
 """Those of any size, which are cropped and resized."""
 
@@ -77,6 +80,8 @@ class DataSource(NamedTuple):
         sizes = kind in ("grid", "heads") and isinstance(value, tuple) and all(isinstance(size, int) for size in value)
         if not (isinstance(value, str) or sizes):
             raise InputError(f"data: {kind} is {value!r}; a name{' or sizes' if kind in ('grid', 'heads') else ''}")
+        if kind in PATHS and not _is_path(value):
+            raise InputError(f"data: {kind} is {value!r}; a path has neither NUL nor half a surrogate pair in it")
         for name, least in (("crop", 0), ("limit", 1)):
             if getattr(self, name) is not None:
                 checks.whole_number("data", name, getattr(self, name), least)
@@ -101,6 +106,14 @@ class DataSource(NamedTuple):
             checks.option("data", "entry", name, cls._fields)
         entries: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return cls(**entries).checked()
+
+
+def _is_path(text: str) -> bool:
+    """Whether the system could have a file of this name."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def load_source(source: DataSource, progress: ProgressHook | None = None, cache: Path | None = None) -> FactorDataset:
