@@ -1,9 +1,10 @@
 """Pictures of a trained model (the like of the paper's figures)."""
 
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,19 @@ def _figure(width: float, height: float) -> "Figure":
 def save(figure: "Figure", path: Path) -> None:
     """Write a PNG at 150 dots per inch, atomically."""
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+        draw(figure, file)
+
+
+def draw(figure: "Figure", file: IO[bytes], metadata: dict[str, str | None] | None = None) -> None:
+    """Write a PNG at 150 dots per inch; texts are names, in which a dollar sign begins no formula."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box is drawn for it
+        figure.savefig(file, format="png", dpi=150, metadata=metadata)
 
 
 def _image_strip(axis: Any, images: Array, shape: tuple[int, ...]) -> None:
@@ -194,7 +207,7 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.3)
             if row == 0:
-                axis.set_title(_printable(names[k]), fontsize=9, parse_math=False)
+                axis.set_title(_printable(names[k]), fontsize=9)
         axes[row, -1].annotate(
             f"z_{d}\n{kl[d]:.2f} nats", (1.04, 0.5), xycoords="axes fraction", va="center", fontsize=8
         )
@@ -249,7 +262,7 @@ def information_matrix(mig: MIG, factors: Sequence[str]) -> "Figure":
     below.set_title("gap between the framed latents", fontsize=8)
     gaps = zip(factors, mig.gaps, mig.error.gaps, strict=True)
     labels = [f"{_printable(name, 16)}\ngap {_with_error(gap, error, 2)}" for name, gap, error in gaps]
-    below.set_xticks(range(K), labels, fontsize=8, parse_math=False)
+    below.set_xticks(range(K), labels, fontsize=8)
     below.set(ylim=(-0.17, 1.17), yticks=[0.0, 0.5, 1.0], xlim=(-0.5, K - 0.5))
     below.set_ylabel("I / H(v_k)", fontsize=8)
     below.tick_params(axis="y", labelsize=7)
@@ -278,7 +291,7 @@ def mosaic(data: FactorDataset, index: Sequence[int], columns: int = 16) -> "Fig
     """Show some images of a data set, `columns` to a row."""
     rows = [list(index[start : start + columns]) for start in range(0, len(index), columns)]
     figure = _figure(0.5 * columns, 0.5 * len(rows) + 0.3)
-    figure.suptitle(f"{_printable(data.name)}: {len(index)} of {len(data):,} images", fontsize=9, parse_math=False)
+    figure.suptitle(f"{_printable(data.name)}: {len(index)} of {len(data):,} images", fontsize=9)
     for axis, row in zip(np.atleast_1d(figure.subplots(len(rows), 1)), rows, strict=True):
         _image_strip(axis, data.images.take(row), data.images.shape)
     return figure

@@ -15,7 +15,7 @@ from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.command_parts import EPILOG, KERNELS, Machinery, machinery, path_argument
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION
-from tcvae_ref.files import atomic_write, check_folder, locked
+from tcvae_ref.files import atomic_write, check_folder, locked, read_text_file, real_path
 from tcvae_ref.progress import Progress
 from tcvae_ref.studies import bias, column_weights, page, results, runner, scoring, sensitivity, study, table
 from tcvae_ref.studies import figures as study_figures
@@ -66,8 +66,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     jobs = os.cpu_count() or 1 if arguments.jobs is None else arguments.jobs
     workers = whole_number("sweep", "--jobs", jobs, 1, 10_000)
     of = study.read(study.find(arguments.study))
-    if of.name in (RUNS, runner.PHOTOGRAPHS):
-        raise InputError(f"sweep: a study named {of.name} would write into the store's own folder; rename its file")
+    if of.name in (RUNS, runner.PHOTOGRAPHS, ".", ".."):
+        raise InputError(f"sweep: a study named {of.name!r} has no folder of its own in the store; rename its file")
     store = arguments.out.absolute()
     check_folder(store)
     kernels, said = _kernels(arguments.kernels)
@@ -107,7 +107,7 @@ def _unit(of: Study) -> str:
 def _command(arguments: argparse.Namespace) -> str:
     out = [] if arguments.out == STORE else ["--out", str(arguments.out)]
     kernels = [] if arguments.kernels == "auto" else ["--kernels", arguments.kernels]
-    return shlex.join(["tcvae-ref", "sweep", arguments.study, *out, *kernels])
+    return shlex.join(["tcvae-ref", "sweep", arguments.study, *out, *kernels]).encode(errors="replace").decode()
 
 
 def _differing(of: Study, run: RunSpec) -> str:
@@ -249,12 +249,21 @@ def _folder(what: Path) -> Path:
 def draw_study(arguments: argparse.Namespace) -> int:
     """Do `figures STUDY`: draw a study's figures and write its page again, from its tables."""
     folder = _folder(arguments.folder)
-    of = study.read(folder / STUDY)._replace(name=folder.resolve().name)
+    of = study.read(folder / STUDY)._replace(name=real_path(folder).name)
     out = arguments.out or folder
     check_folder(out)
     command = folder / COMMAND
     with locked(folder, _FILES):
-        _draw(of, folder, command.read_text(encoding="utf-8").strip() if command.is_file() else "", out)
+        said = read_text_file(command).decode(errors="replace").strip() if command.exists() else ""
+        try:
+            _draw(of, folder, said, out)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{folder}: its tables are not those of its {STUDY} ({type(error).__name__}: {error}); write them "
+                "again with tcvae-ref sweep"
+            ) from None
     return 0
 
 
@@ -281,5 +290,5 @@ def _draw(of: Study, folder: Path, command: str, out: Path) -> None:
     runs = [(f"{row['key']}: {results.told_apart(rows, row)}", folder.parent / RUNS / row["key"]) for row in models]
     traversals = [(said, path / TRAVERSALS) for said, path in runs if (path / TRAVERSALS).is_file()]
     with atomic_write(out / PAGE) as file:
-        file.write(page.page(of, lines, drawn, rows, traversals, command).encode())
+        file.write(page.page(of, lines, drawn, rows, traversals, command).encode(errors="xmlcharrefreplace"))
     print(f"page: {out / PAGE}")

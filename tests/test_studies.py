@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,8 @@ class TestFiles:
             ({"grid": {"beta": [1]}, "grdi": {}}, "did you mean 'grid'"),
             ({"grid": {"beta": list(range(6000))}}, "more than 10,000 runs"),
             ({"grid": {"objective": "vae", "beta": list(range(6000))}}, "more than 10,000 runs"),
+            ({"grid": {"a": [*range(10**4)], "b": [*range(10**4)], "c": [*range(10**4)]}}, "runs, 2,000,000,000,000"),
+            ({"grid": {"beta": [1]}, "base": {"data": {"file": "a\0b"}}}, "a path has neither"),
             ({"grid": []}, "empty list"),
             ({"grid": {"beta": [10**400]}}, "beta="),
             ({"grid": {"encoder": [128, 256]}}, "encoder=128; the widths"),
@@ -185,6 +188,18 @@ class TestFiles:
             study.read(tmp_path / "a.toml")
         with pytest.raises(InputError, match="did you mean 'trade-off'"):
             study.find("trade-of")
+        (tmp_path / "a.toml").write_text(TOML.replace("latent = 2", f"latent = 0x{'f' * 5000}"))
+        with pytest.raises(InputError, match="more than 64 bits"):
+            study.read(tmp_path / "a.toml")
+        os.mkfifo(tmp_path / "b.toml")
+        with pytest.raises(InputError, match="is not a file"):
+            study.read(tmp_path / "b.toml")
+
+    @pytest.mark.parametrize("name", ["..", ".", "runs", "photographs"])
+    def test_a_study_without_a_folder_of_its_own(self, tmp_path, name):
+        (tmp_path / f"{name}.toml").write_text(TOML)
+        with pytest.raises(InputError, match="has no folder of its own"):
+            sweep(tmp_path / f"{name}.toml", "--out", tmp_path / "store", "--dry-run")
 
     def test_the_guides_example_can_be_read(self):
         text = (Path(study.__file__).parent / "README.md").read_text()
@@ -649,6 +664,46 @@ if __name__ == "__main__":
         assert not studies_commands.is_study(swept / "runs")
         assert figures(swept / "small", tmp_path / "out") == 0
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "small.png"]
+
+    @pytest.mark.parametrize(
+        ("before", "after", "said"),
+        [
+            ("objective", "objection", "its tables are not those of its study.toml"),
+            ("beta-vae", "beta-vae,1", "a row of [0-9]+ cells for [0-9]+ columns"),
+            ("mig,", "mig,mig,", "columns"),
+            ("status", "mig", "has a column twice"),
+            ("beta-vae", "\udcff", "is no table"),
+        ],
+    )
+    def test_tables_that_were_changed(self, swept, tmp_path, before, after, said):
+        shutil.copytree(swept / "small", tmp_path / "small")
+        path = tmp_path / "small" / "results.csv"
+        text = path.read_text()
+        assert before in text
+        path.write_bytes(text.replace(before, after, 1).encode(errors="surrogateescape"))
+        with pytest.raises(InputError, match=said):
+            figures(tmp_path / "small")
+
+    def test_names_in_which_no_formula_is_meant(self, swept, tmp_path):
+        shutil.copytree(swept / "small", tmp_path / "small")
+        (tmp_path / "small" / "command.txt").write_bytes("tcvae-ref sweep '$x_{$' 数 ".encode() + b"\xff")
+        assert figures(tmp_path / "small") == 0
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({"status": "x"}, {"parts": []}, {"parts": {"mig": 3}}, {"parts": {"mig": {"mig": "0"}}}),
+            *({"seconds": None}, {"parts": {"mig": {"mig": 10**40}}}, {"versions": {"numpy": []}}),
+        ],
+    )
+    def test_results_that_were_changed(self, swept, tmp_path, change):
+        key = table.read(swept / "small" / "results.csv")[0]["key"]
+        content = json.loads((swept / "runs" / key / "result.json").read_text())
+        path = tmp_path / "runs" / key / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(InputError, match=r"is damaged in .*; remove it"):
+            runner.result_of(tmp_path, runner.Job(key, ("mig",), None))
 
     def test_results_do_not_hold_what_changes(self, swept):
         result = json.loads(next((swept / "runs").glob("*/result.json")).read_text())

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tcvae_ref.figures import draw
 from tcvae_ref.studies.figures import Picture
 from tcvae_ref.studies.study import Study
 from tcvae_ref.studies.table import Row, columns
@@ -19,7 +20,6 @@ figure { margin: 1.5em 0; } img { max-width: 100%; } figcaption { font-size: 13p
 td, th { padding: .15em .6em; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd; }
 .failed { background: #fbe9e7; } details { margin: 1em 0; } summary { cursor: pointer; }
 """
-_DPI = 150
 
 
 def page(
@@ -69,7 +69,7 @@ def page(
 def png(picture: Picture) -> bytes:
     """Draw a figure, its caption in the file too."""
     file = io.BytesIO()
-    picture.figure.savefig(file, format="png", dpi=_DPI, metadata={"Description": picture.caption, "Software": None})
+    draw(picture.figure, file, {"Description": picture.caption, "Software": None})
     return file.getvalue()
 
 

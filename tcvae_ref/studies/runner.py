@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from tcvae_ref import __version__
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
-from tcvae_ref.files import locked, read_json, write_json
+from tcvae_ref.data.image_folder import without_warnings
+from tcvae_ref.files import lock_file, locked, read_json, write_json
 from tcvae_ref.studies.study import RunSpec
 from tcvae_ref.training import Operations, Run, TrainingDiverged, TrainingState, initial_state, train
 from tcvae_ref.training.run import FILES, Saver
@@ -69,11 +70,40 @@ def result_of(store: Path, job: Job) -> dict[str, Any] | None:
     path = store / RUNS / job.key / RESULT
     if not path.is_file():
         return None
+    content = _read_result(path)
+    complete = content["status"] == "failed" or set(job.wanted) <= content["parts"].keys()
+    return content if complete else None
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"key": str, "status": str, "reason": str, "computed_with": str},
+    **{"parts": dict, "versions": dict, "seconds": (int, float)},
+}
+"""What a result holds."""
+
+
+def _is_cell(name: str, value: Any) -> bool:
+    """Whether a value can stand in a column of this name: a word in one of words, else a number, or nothing."""
+    if name in ("metric", "dial", "reason", "estimator") or name.endswith("_left_out"):
+        return isinstance(value, str | None)
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """Read what `do` wrote."""
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise InputError(f"{path}: format {content.get('format')!r}; this version reads {FORMAT}: choose another --out")
-    complete = content["status"] == "failed" or set(job.wanted) <= content["parts"].keys()
-    return content if complete else None
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
+    if not wrong:
+        rows = [row for part in content["parts"].values() for row in (part if isinstance(part, list) else [part])]
+        if not all(isinstance(row, dict) and all(map(_is_cell, row, row.values())) for row in rows):
+            wrong = ["parts"]
+        if not all(isinstance(number, str) for number in content["versions"].values()):
+            wrong = ["versions"]
+    if wrong or content["status"] not in ("done", "failed"):
+        raise InputError(f"{path}: is damaged in {', '.join(wrong) or 'status'}; remove it, and it is computed again")
+    return content
 
 
 def versions() -> dict[str, str]:
@@ -131,7 +161,7 @@ def _result(job: Job, folder: Path, work: Work, computed_with: str, parent: int 
             (folder / _POSITION).write_text(str(_WHOLE * done // total))
 
     path = folder / RESULT
-    before = read_json(path) if path.is_file() else None  # of another study, which wanted less
+    before = _read_result(path) if path.is_file() else None  # of another study, which wanted less
     kept = before["parts"] if before is not None else {}
     try:
         missing = job._replace(wanted=tuple(name for name in job.wanted if name not in kept))
@@ -158,7 +188,7 @@ def _both(before: str, now: str) -> str:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process works on a folder, such as the worker of a sweep that was killed."""
-    with open(folder / _LOCK, "wb") as file:
+    with lock_file(folder / _LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for partial in itertools.chain(folder.glob(f".{RESULT}.*.partial"), folder.glob("figures/.*.partial")):
             partial.unlink(missing_ok=True)
@@ -188,7 +218,8 @@ def train_run(
         It was asked to.
     """
     photographs = folder.parents[1] / PHOTOGRAPHS if spec.source.kind in PHOTOGRAPH_KINDS else None
-    data = load_source(spec.source, cache=photographs)
+    with without_warnings():
+        data = load_source(spec.source, cache=photographs)
     with locked(folder, FILES):
         with _failing():
             steps = spec.settings.steps(len(data))

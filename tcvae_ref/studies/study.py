@@ -25,8 +25,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +36,10 @@ from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.dsprites import grid as sprite_grid
 from tcvae_ref.data.heads import head_grid
+from tcvae_ref.files import read_text_file, real_path
 from tcvae_ref.scores import score_names
 from tcvae_ref.training.settings import Settings
-from tcvae_ref.training.sources import DataSource
+from tcvae_ref.training.sources import PATHS, DataSource
 
 BIAS, SENSITIVITY = "bias", "sensitivity"
 FIGURES = ("trade-off", "lines", "systems", "scatter", BIAS, SENSITIVITY)
@@ -58,7 +60,6 @@ _OVER_SEEDS = ("trade-off", "lines", "systems")
 """Figures of medians over seeds."""
 _ANYWHERE = ("beta", "tc_weight")
 """What has a place along x in every run (`results.along`)."""
-_PATHS = ("file", "faces", "celeba", "folder")
 
 
 class RunSpec(NamedTuple):
@@ -137,12 +138,24 @@ def read(path: Path) -> Study:
     OSError
         It cannot be read.
     """
+    data = read_text_file(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode()
         content = tomllib.loads(text)
+        _require_small(content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: not TOML ({error}); correct that line") from None
     return parse(path.stem, content, text)
+
+
+def _require_small(content: dict[str, Any]) -> None:
+    """Require integers of 64 bits, what TOML promises; Python takes longer ones, and cannot write them down again."""
+    entries: list[Any] = [content]
+    while entries:
+        entry = entries.pop()
+        if isinstance(entry, int) and not -(2**63) <= entry < 2**63:
+            raise ValueError("an integer has more than 64 bits")
+        entries.extend(entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ())
 
 
 def parse(name: str, content: dict[str, Any], text: str = "") -> Study:
@@ -244,27 +257,27 @@ def _runs(where: str, content: dict[str, Any], about: dict[str, Any]) -> tuple[R
     blocks = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
     if not blocks:
         raise InputError(f"{where}: grid is an empty list; a table [grid] or [[grid]] is needed")
+    choices = [_choices(where, block) for block in blocks]
+    asked = len(seeds) * sum(math.prod(map(len, lists)) for lists in choices)
+    if asked > MOST_RUNS:
+        raise InputError(f"{where}: asks for more than {MOST_RUNS:,} runs, {asked:,}; make its lists shorter")
     runs: dict[str, RunSpec] = {}
-    asked = 0
-    for block in blocks:
-        for chosen in _combinations(where, block):
+    for block, lists in zip(blocks, choices, strict=True):
+        for values in itertools.product(*lists):
             for seed in seeds:
-                run = _run(where, {**base, **chosen}, seed)
+                run = _run(where, {**base, **dict(zip(block, values, strict=True))}, seed)
                 runs.setdefault(run.key, run)
-                asked += 1
-                if asked > MOST_RUNS:
-                    raise InputError(f"{where}: more than {MOST_RUNS:,} runs; make its lists shorter")
     return tuple(runs.values())
 
 
-def _combinations(where: str, block: Any) -> Iterator[dict[str, Any]]:
+def _choices(where: str, block: Any) -> list[list[Any]]:
+    """The values that each entry of a block takes."""
     if not isinstance(block, dict) or not block:
         raise InputError(f"{where}: grid {block!r}; a table of lists is needed")
     for name, values in block.items():
         if values == []:
             raise InputError(f"{where}: grid {name} is an empty list; name a value, or leave it out")
-    choices = [values if isinstance(values, list) else [values] for values in block.values()]
-    return (dict(zip(block, values, strict=True)) for values in itertools.product(*choices))
+    return [values if isinstance(values, list) else [values] for values in block.values()]
 
 
 def _run(where: str, given: dict[str, Any], seed: Any) -> RunSpec:
@@ -296,9 +309,10 @@ def _source(where: str, given: Any) -> DataSource:
         raise InputError(f'{where}: data={given!r}; a table such as {{ grid = "hearts" }} is needed')
     for name in given:
         checks.option(where, "data", name, DataSource._fields)
-    paths = {name: str(Path(given[name]).resolve()) for name in _PATHS if isinstance(given.get(name), str)}
     try:
-        source = DataSource.from_json({**DataSource._field_defaults, **given, **paths})
+        source = DataSource.from_json({**DataSource._field_defaults, **given})
+        paths = {name: str(real_path(Path(path))) for name in PATHS if (path := getattr(source, name)) is not None}
+        source = DataSource(**{**source._asdict(), **paths})
         if source.grid is not None:
             sprite_grid(source.grid)
         if source.heads is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import atomic_write
+from tcvae_ref.files import atomic_write, read_text_file
 from tcvae_ref.studies.runner import versions
 from tcvae_ref.studies.study import RunSpec, Study, described
 
@@ -60,7 +60,7 @@ def columns(rows: Sequence[Row]) -> list[str]:
 def write(rows: Sequence[Row], path: Path) -> None:
     """Write a table as CSV, and beside it as Parquet where pyarrow is installed."""
     with atomic_write(path) as file:
-        file.write(to_csv(rows).encode())
+        file.write(to_csv(rows).encode(errors="replace"))  # the name of a file may be no text
     try:
         import pyarrow
         import pyarrow.parquet
@@ -78,15 +78,22 @@ def read(path: Path) -> list[Row]:
     Raises
     ------
     InputError
-        It is not there.
+        It is not there, or no table.
     """
     if not path.is_file():
         raise InputError(f"{path}: is not there; make it with tcvae-ref sweep")
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {name: (cell or None) if name in _WORDS else _value(cell) for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        names, *rows = csv.reader(io.StringIO(read_text_file(path).decode(), newline=""), strict=True)
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise InputError(f"{path}: is no table ({error}); make it again with tcvae-ref sweep") from None
+    uneven = next((row for row in rows if len(row) != len(names)), None)
+    if uneven is not None or len(set(names)) < len(names):
+        what = "a column twice" if uneven is None else f"a row of {len(uneven)} cells for {len(names)} columns"
+        raise InputError(f"{path}: has {what}; make it again with tcvae-ref sweep")
+    return [
+        {name: (cell or None) if name in _WORDS else _value(cell) for name, cell in zip(names, row, strict=True)}
+        for row in rows
+    ]
 
 
 def _cell(value: Any) -> Any:
