@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcvae_ref import InputError
+from tcvae_ref.oracle import adapters
 from tcvae_ref.oracle.aliases import ALIASES, PACKED_ALIASES, key
+from tcvae_ref.oracle.foreign import looked_at
 from tcvae_ref.oracle.ghostwrite import ghostwrite
 from tcvae_ref.oracle.mapping import parse_bind, parse_pairs, stack
 from tcvae_ref.oracle.returns import RESULT_ALIASES, parse_returns
@@ -260,6 +262,15 @@ class TestFinding:
             ("import no_such_thing_y", r"ModuleNotFoundError: No module named 'no_such_thing_y' at .*losses\.py:1"),
             ("import json\n\njson.loads('{')", r"JSONDecodeError: .* at .*losses\.py:3"),
             ("from . import other", r"relative import.*losses\.py:1; write package\.module:function instead"),
+            (
+                "import pytest\npytest.skip(allow_module_level=True)",
+                r"raised Skipped.*losses\.py:2; make it importable",
+            ),
+            (
+                "class E(Exception):\n    __str__ = None\nraise E",
+                r"raised E: <E without a text> at .*losses\.py:3",
+            ),
+            ("raise SyntaxError", r"the import raised SyntaxError: no message"),
             ("import sys\nsys.exit(3)", r"the import called sys\.exit\(3\) at .*losses\.py:2; put what runs as a scr"),
         ],
     )
@@ -271,6 +282,65 @@ class TestFinding:
             load(form)
         assert "\n" not in str(raised.value)
         assert not [name for name in set(sys.modules) - before if name.startswith("_tcvae_ref_target_losses")]
+
+
+HOSTILE = """
+class Raising:
+    def __getattr__(self, name): raise RuntimeError(name)
+    def __call__(self, z, mu, log_var, dataset_size): return 1.0
+class Meta(type):
+    def __getattribute__(cls, name): raise RuntimeError("a class")
+class Made(metaclass=Meta):
+    pass
+class Kind:
+    __class__ = property(lambda self: 1 / 0)
+    def __call__(self, z, mu, log_var, dataset_size): return 1.0
+def loop(z, mu, log_var, dataset_size): return 1.0
+loop.__wrapped__ = loop
+def signed(z, mu, log_var, dataset_size): return 1.0
+signed.__signature__ = property(lambda self: 1 / 0)
+class Module:
+    @property
+    def loss(self): raise ValueError("not\\nyet")
+raising, made, kind, module = Raising(), Made(), Kind(), Module()
+def __getattr__(name): raise KeyError(name)
+"""
+
+
+class TestHostileObjects:
+    """What is found may raise whatever it is asked: a complaint that says so, or no harm."""
+
+    @pytest.mark.parametrize("name", ["raising", "made", "Made", "kind", "loop", "signed", "module.loss", "nothing"])
+    def test_one_is_no_more_than_a_complaint(self, write, name):
+        write(HOSTILE)
+        complaint = ""
+        try:
+            loaded = load(f"losses.py:{name}")
+            adapters.chosen(loaded.name, [loaded.callable], None)
+        except InputError as error:
+            complaint = str(error)
+        assert "\n" not in complaint
+        assert name in complaint or not complaint
+
+    def test_a_file_whose_name_is_no_text(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        path = tmp_path / "\udcff.py"
+        path.write_text("import numpy as np\ndef tc(z, mu, log_var, dataset_size): return np.float64(1.0)\n")
+        written = ghostwrite("\udcff.py:tc").encode()
+        scope = {"__file__": str(tmp_path / "test_it.py"), "__name__": "written"}
+        exec(compile(written, "test_it.py", "exec"), scope)
+        assert scope["TARGET"] == f"{path}:tc"
+
+    def test_what_they_raised_is_said(self, write):
+        write(HOSTILE)
+        with pytest.raises(InputError, match=r"loss: raised ValueError: not yet at .*losses\.py:18 when it was"):
+            load("losses.py:module.loss")
+        with pytest.raises(InputError, match=r"nothing: raised KeyError: 'nothing' at .*losses\.py:20"):
+            load("losses.py:nothing")
+
+    def test_a_mistake_of_our_own_is_none_of_theirs(self):
+        with pytest.raises(TypeError), looked_at("a"):
+            key(None)
 
 
 SIGNATURES = [
@@ -524,6 +594,8 @@ class TestArguments:
                 parse_bind([text])
         with pytest.raises(InputError, match="bind: a is given twice; give it once"):
             parse_bind(["a=1", "a=2"])
+        with pytest.raises(InputError, match="a is a number of 5002 digits"):
+            parse_bind([f"a=0x{'f' * 5000}"])
         with pytest.raises(InputError, match="args: z is given twice; give it once"):
             parse_pairs("args", "z=a,z=b")
 

@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import sys
 
 import jax
 import numpy as np
@@ -186,6 +187,9 @@ def test_faults_are_reported():
     ({"sampler": lambda mu: mu, "framework": "torch"}, "a sampler takes mu and a width"),
     ({"sampler": lambda mu, log_var, colour: mu, "framework": "torch"}, "'colour' of the sampler is not understood"),
     ({"weights": lambda step: 1, "steps": (5, 1)}, "numbers that grow"),
+    ({"weights": lambda step: 1, "steps": (0, math.nan)}, "steps=nan is not allowed"),
+    ({"weights": "math:pi"}, "^math:pi: is a float, not callable"),
+    ({"sampler": "math:hypot", "framework": "numpy"}, "^math:hypot: "),
     ({"weights": lambda step: 1, "warm_up": ["KL"]}, "warm_up"),
     ({"weights": lambda step: 1, "estimator": "qqq"}, "estimator"),
     ({"loss": lambda nll, z, mu: z, "framework": "torch"}, "the width"),
@@ -379,6 +383,15 @@ def test_what_is_not_a_number_is_a_fault():
 
     for loss in (at_first, early, always):
         assert check_step(loss=loss, framework="torch").verdict is Verdict.ERROR
+
+    class Odd:
+        def __float__(self):
+            raise RuntimeError
+
+        __repr__ = __float__
+
+    for weights in (lambda step: Odd(), lambda step: sys.exit(0), lambda step: {"beta": Odd()}):
+        assert check_step(weights=weights).verdict is Verdict.ERROR
     lost = check_step(sampler=lambda mu, log_var: mu * float("nan"), framework="torch")
     assert "12,288 nan or infinite" in lost.results[0].message
     with pytest.raises(InputError, match="seed"):

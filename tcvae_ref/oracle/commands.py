@@ -40,7 +40,7 @@ SILENCE = 60.0
 # --- parsers -----------------------------------------------------------------------------------------------
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     """Mount the oracle's commands on a command line."""
     _add_check(commands.add_parser("check", help="judge a loss of yours, in your framework", epilog=CHECK_EPILOG))
     step = commands.add_parser("check-step", help="judge a sampler, a whole loss, a warm-up", epilog=STEP_EPILOG)
@@ -287,7 +287,7 @@ def _write_page(arguments: argparse.Namespace, checked: Report, saved: dict[int,
             weights = probed(arguments.target, _target_options("check", arguments))
     page = html_report.page(checked, report.text(checked, saved, arguments.cases), weights)
     with atomic_write(arguments.html) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="xmlcharrefreplace"))  # a path may be no text
 
 
 # --- replay ------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def _path(text: str) -> Path:
 
 
 def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
+    from tcvae_ref.figures import draw
     from tcvae_ref.oracle.weight_probe import weights_figure, weights_text
 
     if arguments.out is not None:
@@ -71,7 +72,7 @@ def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     if arguments.out is not None:
         figure = weights_figure(probe)
         with atomic_write(arguments.out) as file:
-            figure.savefig(file, format="png", dpi=150)
+            draw(figure, file)
         print(f"\nfigure: {arguments.out}")
     return 1 if probe.joint is None and probe.marginals is None else 0
 

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tcvae_ref.checks import InputError
+from tcvae_ref.oracle.foreign import attribute, in_words, looked_at, said
 
 Factory: TypeAlias = str | Callable[[], Any] | bool | None
 """What makes an instance, called without arguments; True: the target itself is called so, and gives the loss."""
-
-_LONGEST = 400
-"""Characters of somebody else's message."""
 
 _FORMS = "write package.module:function or path/file.py:function"
 
@@ -50,10 +48,11 @@ def find(target: str | Callable[..., Any], factory: Factory = None) -> Any:
     InputError
         The module cannot be imported, the name is not in it, or there is no instance, or none is needed.
     """
-    if not isinstance(target, str):
-        return _on_instance(shown_name(target), None, target, "", factory)
-    owner, found = _looked_up(target)
-    return _on_instance(target, owner, found, target.rpartition(".")[2], factory)
+    with looked_at(shown_name(target)):
+        if not isinstance(target, str):
+            return _on_instance(shown_name(target), None, target, "", factory)
+        owner, found = _looked_up(target)
+        return _on_instance(target, owner, found, target.rpartition(".")[2], factory)
 
 
 def _looked_up(target: str) -> tuple[Any, Any]:
@@ -131,8 +130,8 @@ def _attribute(where: str, module_name: str, above: Sequence[str], owner: Any, n
 
 def _is_own(owner: Any, name: str) -> bool:
     """Whether a callable of a module was written there, not imported."""
-    value = getattr(owner, name, None)
-    return callable(value) and getattr(value, "__module__", None) in (getattr(owner, "__name__", ""), None)
+    value = attribute(owner, name)
+    return callable(value) and attribute(value, "__module__") in (attribute(owner, "__name__", ""), None)
 
 
 def _module(where: str, name: str, path: str) -> types.ModuleType:
@@ -208,8 +207,10 @@ def _importing(where: str, program: str) -> Iterator[None]:
             f"{where}: the import called sys.exit({error.code!r}){_place(error)}; "
             'put what runs as a script under if __name__ == "__main__":'
         ) from error
-    except Exception as error:
-        relative = "relative import" in str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # pytest's skip is no Exception, nor is what a file may define
+        relative = "relative import" in said(str, error)
         advice = "write package.module:function instead" if relative else "make it importable first"
         raise InputError(f"{where}: the import raised {_one_line(error)}{_place(error)}; {advice}") from error
     finally:
@@ -218,15 +219,13 @@ def _importing(where: str, program: str) -> Iterator[None]:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg}"
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"{type(error).__name__}: {error.msg or 'no message'}"
+    return in_words(error)
 
 
 def _place(error: BaseException) -> str:
     """The line of the user's code that an exception came from, " at file:line", or nothing."""
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f" at {error.filename}:{error.lineno}"
     libraries = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "purelib", "platlib"))
     trace = traceback.extract_tb(error.__traceback__)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tcvae_ref.checks import InputError
+from tcvae_ref.files import real_path
 from tcvae_ref.oracle.target import Target, load
 
 _LOAD_OPTIONS = tuple(inspect.signature(load).parameters)[1:]
@@ -60,7 +61,7 @@ def ghostwrite(
     """
     text = target if isinstance(target, str) else _text_of(target)
     loaded = load(text, **{name: value for name, value in options.items() if name in _LOAD_OPTIONS})
-    place = Path(folder or ".").resolve()
+    place = real_path(Path(folder or "."))
     written = {name: _literal(text, name, value) for name, value in options.items() if _is_given(value)}
     if isinstance(options.get("factory"), str):
         written["factory"] = _target_source(options["factory"], place)
@@ -112,7 +113,7 @@ def _target_source(text: str, place: Path) -> str:
     module, _, function = text.rpartition(":")
     if not module.endswith(".py"):
         return _source(text)
-    relative = Path(os.path.relpath(Path(module).expanduser().resolve(), place)).as_posix()
+    relative = Path(os.path.relpath(real_path(Path(module).expanduser()), place)).as_posix()
     return f'f"{{HERE}}/{_source(f"{relative}:{function}")[1:-1].replace("{", "{{").replace("}", "}}")}"'
 
 
@@ -140,9 +141,10 @@ def _literal(where: str, name: str, value: Any) -> str:
 
 
 def _source(value: Any) -> str:
-    """`repr`, with strings in double quotes."""
+    """`repr`, with strings in double quotes; of a path that is no text, its odd bytes as escapes."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False)
+        return "".join(c if not 0xD800 <= ord(c) < 0xE000 else f"\\u{ord(c):04x}" for c in text)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_source(key)}: {_source(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tcvae_ref.checks import InputError, option
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, ARGUMENTS, PACKED, TENSORS, key, loose_key
+from tcvae_ref.oracle.foreign import attribute
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.types import PARAMETERISATIONS
 
@@ -63,10 +64,10 @@ def map_arguments(
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Parameters of a function; of a module of a neural network, those of its `forward` or `call`."""
-    for candidate in (function, getattr(function, "forward", None), getattr(function, "call", None)):
+    for candidate in (function, attribute(function, "forward"), attribute(function, "call")):
         try:
             parameters = list(inspect.signature(candidate).parameters.values()) if callable(candidate) else []
-        except (ValueError, TypeError):
+        except Exception:  # whatever its attributes raise
             continue
         if any(map(_is_named, parameters)):
             return parameters
@@ -76,7 +77,7 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
 def _signature_or_open(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
+    except Exception:
         return [
             inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
             inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),

@@ -137,4 +137,10 @@ def parse_bind(texts: Iterable[str]) -> dict[str, Any]:
             values[name] = ast.literal_eval(literal.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             values[name] = literal
+        try:
+            repr(values[name])
+        except ValueError:  # in hexadecimal it may have more digits than Python writes down
+            raise InputError(
+                f"bind: {name} is a number of {len(literal)} digits; give one that can be printed"
+            ) from None
     return values

@@ -7,6 +7,7 @@ from typing import Any
 from tcvae_ref.checks import InputError, option, real_number
 from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.finding import Factory, find, shown_name
+from tcvae_ref.oracle.foreign import looked_at
 from tcvae_ref.oracle.inference import map_arguments
 from tcvae_ref.oracle.mapping import ArgumentMap
 from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns
@@ -113,19 +114,19 @@ def load(
     """
     name = shown_name(target)
     function = find(target, factory)
-    if not callable(function):
-        raise InputError(f"{name}: is a {type(function).__name__}, not callable; name a function or method")
-    mapped = map_arguments(
-        name, function, arguments=arguments, parameterisation=parameterisation, packed=packed, bind=bind
-    )
-    parsed = parse_returns(name, returns)
-    fixed = _fixed_weights(name, mapped, weights)
-    penalties = [quantity for quantity in PENALTIES if quantity in (parsed or ())]
-    if penalties and fixed is None and "beta" not in mapped.names:
-        raise InputError(
-            f"{name}: returns {penalties[0]} and takes no beta; give the weights it has inside, like --weights beta=6"
+    with looked_at(name):
+        if not callable(function):
+            raise InputError(f"{name}: is a {type(function).__name__}, not callable; name a function or method")
+        mapped = map_arguments(
+            name, function, arguments=arguments, parameterisation=parameterisation, packed=packed, bind=bind
         )
-    return Target(name, function, mapped, parsed, fixed)
+        parsed = parse_returns(name, returns)
+        fixed = _fixed_weights(name, mapped, weights)
+        penalties = [quantity for quantity in PENALTIES if quantity in (parsed or ())]
+        if penalties and fixed is None and "beta" not in mapped.names:
+            remedy = "give the weights it has inside, like --weights beta=6"
+            raise InputError(f"{name}: returns {penalties[0]} and takes no beta; {remedy}")
+        return Target(name, function, mapped, parsed, fixed)
 
 
 def _fixed_weights(where: str, mapped: ArgumentMap, given: Mapping[str, float] | None) -> dict[str, float] | None:

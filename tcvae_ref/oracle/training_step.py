@@ -12,9 +12,11 @@ from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import adapters, diagnosis, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.adapters.common import attempt
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
 from tcvae_ref.oracle.catalogue import find as find_entry
 from tcvae_ref.oracle.finding import find, shown_name
+from tcvae_ref.oracle.foreign import said
 from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.sampler import Fault
@@ -105,6 +107,8 @@ def check_step(
     checks.whole_number(where, "seed", seed, 0)
     if dataset_size is not None:
         checks.whole_number(where, "dataset_size", dataset_size, 1)
+    for step in steps:
+        checks.real_number(where, "steps", step)
     steps = [int(step) if float(step).is_integer() else step for step in steps]
     if len(steps) < 1 or list(steps) != sorted(set(steps)):
         raise InputError(
@@ -114,15 +118,19 @@ def check_step(
         checks.option(where, "warm_up", term, TERMS)
     handed = {name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
     functions = {name: find(one) for name, one in handed.items()}
+    for name, function in functions.items():
+        if not callable(function):
+            kind = type(function).__name__
+            raise InputError(f"{shown_name(handed[name])}: is a {kind}, not callable; name a function or method")
     shown = ", ".join(f"{name} {shown_name(one)}" for name, one in handed.items())
     differentiated = [functions[name] for name in ("loss", "sampler") if name in functions]
     adapter = adapters.chosen(shown, differentiated, framework) if differentiated else adapters.by_name("numpy")
     judge = _Judge(adapter, shown, claimed, tuple(steps), None if warm_up is None else frozenset(warm_up), seed)
     judge.progress = progress or judge.progress
     if "sampler" in functions:
-        judge.sampler(functions["sampler"])
+        judge.sampler(functions["sampler"], shown_name(handed["sampler"]))
     if "loss" in functions:
-        judge.loss(functions["loss"], estimator, bind or {}, dataset_size)
+        judge.loss(functions["loss"], shown_name(handed["loss"]), estimator, bind or {}, dataset_size)
     if "weights" in functions:
         judge.weights(functions["weights"])
     return judge.report()
@@ -174,14 +182,14 @@ class _Judge:
 
     # --- the sampler ----------------------------------------------------------------------------------------
 
-    def sampler(self, function: Callable[..., Any]) -> None:
-        """Judge a sampler."""
+    def sampler(self, function: Callable[..., Any], name: str) -> None:
+        """Judge a sampler, which complaints call by this name."""
         began = time.monotonic()
         self.progress(0, 1, "sampler")
-        roles = sampler.parameters(function, shown_name(function))
+        roles = sampler.parameters(function, name)
         self.mapping.append(f"sampler({', '.join(f'{p}={role}' for p, role in roles.items())})")
         try:
-            draws = sampler.draw(function, shown_name(function), self.adapter, self.dtype, self.seed)
+            draws = sampler.draw(function, name, self.adapter, self.dtype, self.seed)
         except TargetFault as fault:
             return self.failed("sampler", fault, began)
         entries = sampler.CALLS * sampler.ROWS * sampler.DIMENSIONS
@@ -190,11 +198,11 @@ class _Judge:
     # --- the loss -------------------------------------------------------------------------------------------
 
     def loss(
-        self, function: Callable[..., Any], estimator: str, bind: Mapping[str, Any], dataset_size: int | None
+        self, function: Callable[..., Any], name: str, estimator: str, bind: Mapping[str, Any], dataset_size: int | None
     ) -> None:
         """Judge a loss at the end of training, and on the way there if it is told the step."""
         began = time.monotonic()
-        loss = whole_loss.understand(shown_name(function), function, self.adapter, self.dtype, self.claimed, bind=bind)
+        loss = whole_loss.understand(name, function, self.adapter, self.dtype, self.claimed, bind=bind)
         loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
         candidates = CANDIDATES if estimator == "auto" else (estimator,)
@@ -336,10 +344,7 @@ class _Judge:
         return self.conclude("warm-up", faults, began, len(self.steps), _schedule(by_step))
 
     def _weights_at(self, function: Callable[..., Any], step: float) -> Array:
-        try:
-            returned = function(step)
-        except Exception as error:
-            raise TargetFault(f"weights({step:g}) raised {type(error).__name__}: {error}") from error
+        returned = attempt(f"weights({step:g})", lambda: function(step))
         numbers = dict(self.claimed)
         try:
             if isinstance(returned, Mapping):
@@ -351,13 +356,13 @@ class _Judge:
                 numbers = {name: float(one) for name, one in zip(WEIGHTS, returned, strict=True)}
             else:
                 numbers["beta"] = float(returned)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever is raised by what was returned
             raise TargetFault(
-                f"weights({step:g}) returned {returned!r}; alpha, beta and gamma by name or in order, or beta"
+                f"weights({step:g}) returned {said(repr, returned)}; alpha, beta and gamma by name or in order, or beta"
             ) from error
         found = np.array([numbers[name] for name in WEIGHTS])
         if not np.isfinite(found).all():
-            raise TargetFault(f"weights({step:g}) returned {returned!r}; finite numbers are needed")
+            raise TargetFault(f"weights({step:g}) returned {said(repr, returned)}; finite numbers are needed")
         return found
 
     def _warm_up(self, by_step: Mapping[float, Array]) -> Iterator[Fault]:

@@ -12,6 +12,7 @@ from typing import Any
 from tcvae_ref import checks, extensions
 from tcvae_ref.oracle.adapters import references
 from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.foreign import looked_at
 
 BUILT_IN = ("torch", "jax", "tensorflow", "keras", "mlx", "autograd", "numpy")
 """Names in the order in which a framework is looked for: those that others are built on come last."""
@@ -77,7 +78,8 @@ def chosen(where: str, functions: Sequence[Any], framework: str | None) -> Adapt
     if framework:
         return by_name(framework)
     for function in functions:
-        found = guess(function)
+        with looked_at(where):
+            found = guess(function)
         if found is not None:
             return found
     raise checks.InputError(

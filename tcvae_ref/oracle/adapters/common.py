@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tcvae_ref.oracle.foreign import said
 from tcvae_ref.oracle.types import ARRAYS, Observed, TargetFault
 from tcvae_ref.types import Array
 
@@ -85,7 +86,7 @@ def _where(error: BaseException) -> str:
 def _what(error: BaseException) -> str:
     """An exception's type and message in a line; AutoGraph's without the traceback it writes into the message."""
     metadata = getattr(error, "ag_error_metadata", None)
-    text = f"{type(error).__name__}: {error}" if metadata is None else str(metadata.cause_message)
+    text = f"{type(error).__name__}: {said(str, error)}" if metadata is None else str(metadata.cause_message)
     return _one_line(text).removesuffix(":")
 
 
@@ -104,7 +105,9 @@ def attempt(doing: str, function: Callable[[], Any]) -> Any:
             return function()
     except TargetFault:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise fault(doing, error) from error
 
 
@@ -125,7 +128,7 @@ def _complaint(reader: Reader, value: Any) -> str:
     if reader.is_tensor(value):
         dtype = reader.dtype_of(value)
         return "" if _floating(dtype) else f"a tensor of dtype {dtype}"
-    return "" if is_number(value) else f"{_one_line(repr(value))[:80]} ({type(value).__name__})"
+    return "" if is_number(value) else f"{said(repr, value)[:80]} ({type(value).__name__})"
 
 
 def checked(reader: Reader, outputs: Any) -> dict[str, Any]:
@@ -137,9 +140,7 @@ def checked(reader: Reader, outputs: Any) -> dict[str, Any]:
         An output is something else.
     """
     if not isinstance(outputs, Mapping):
-        raise TargetFault(
-            f"the target returned {_one_line(repr(outputs))[:80]} ({type(outputs).__name__}), not a mapping"
-        )
+        raise TargetFault(f"the target returned {said(repr, outputs)[:80]} ({type(outputs).__name__}), not a mapping")
     for name, value in outputs.items():
         complaint = _complaint(reader, value)
         if complaint:

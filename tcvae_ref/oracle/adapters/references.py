@@ -88,7 +88,14 @@ def _referred(function: types.FunctionType) -> Iterator[Any]:
 
 
 def _of_value(value: Any) -> set[str]:
-    """The framework an object belongs to, or none."""
+    """The framework an object belongs to, or none, as where its attributes cannot be read."""
+    try:
+        return _roots(value)
+    except Exception:  # whatever they raise
+        return set()
+
+
+def _roots(value: Any) -> set[str]:
     if isinstance(value, types.ModuleType):
         names = [value.__name__]
     elif inspect.getattr_static(value, "_is_autograd_primitive", False) is True:  # its name is NumPy's
