@@ -450,6 +450,44 @@ class TestRecords:
         with pytest.raises(InputError, match=name):
             records.load(name, tmp_path)
 
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("arguments", 3),
+            ("arguments", {"z": 1}),
+            ("bind", [1]),
+            ("returns", [1]),
+            ("weights", "x"),
+            ("packed", [[1]]),
+        ],
+    )
+    def test_options_of_another_kind(self, tmp_path, option, value):
+        name = records.save(WRONG, tmp_path)[0]
+        path = tmp_path / f"{name}.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"options": content["options"] | {option: value}}))
+        with pytest.raises(InputError, match=f"is damaged .its option {option} is"):
+            records.load(name, tmp_path)
+
+    @pytest.mark.parametrize("changed", [{"dataset_size": 0}, {"beta": "inf"}, {"shape": [0, 2], "hex": []}])
+    def test_inputs_that_are_no_case(self, tmp_path, changed):
+        name = records.save(WRONG, tmp_path)[0]
+        path = tmp_path / f"{name}.json"
+        content = json.loads(path.read_text())
+        inputs = content["inputs"]
+        (inputs["arrays"]["mu"] if "shape" in changed else inputs).update(changed)
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="is damaged"):
+            records.load(name, tmp_path)
+
+    @pytest.mark.parametrize("name", ["check", "estimator"])
+    def test_a_check_or_an_estimator_that_is_not_there(self, tmp_path, name):
+        from tcvae_ref.oracle.checking import replay_case  # a test below puts another module in its place
+
+        kept = dataclasses.replace(records.load(records.save(WRONG, tmp_path)[0], tmp_path), **{name: "x"})
+        with pytest.raises(InputError, match=f"{name}='x' is unknown"):
+            replay_case(kept)
+
     def test_inputs_changed_by_hand(self, tmp_path):
         name = records.save(WRONG, tmp_path)[0]
         path = tmp_path / f"{name}.json"

@@ -520,6 +520,8 @@ def replay_case(record: Record, target: str | Callable[..., Any] | None = None) 
     InputError
         The target cannot be loaded.
     """
+    for name, allowed in (("check", CHECKS), ("estimator", ESTIMATORS)):
+        checks.option(f"replay {record.id}", name, getattr(record, name), allowed)
     how = {
         name: record.options.get(name)
         for name in ("arguments", "parameterisation", "packed", "bind", "returns", "weights", "factory")

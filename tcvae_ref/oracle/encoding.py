@@ -100,6 +100,22 @@ def case_from_json(content: Mapping[str, Any]) -> Case:
     return Case(arrays["z"], arrays["mu"], arrays[name], whole(content["dataset_size"]), alpha, beta, gamma, name)
 
 
+def require_usable(case: Case) -> None:
+    """What every later step needs of the inputs.
+
+    Raises
+    ------
+    ValueError
+        Their shapes are not one (M, D), or a number is not finite, or dataset_size is below 1.
+    """
+    shapes = {array.shape for array in case.arrays.values()}
+    if len(shapes) > 1 or len(case.z.shape) != 2 or not case.z.size:
+        raise ValueError(f"the shapes of its arrays are {sorted(shapes)}, not one (M, D)")
+    numbers = [*case.arrays.values(), np.array([case.alpha, case.beta, case.gamma])]
+    if not all(np.isfinite(a).all() for a in numbers) or case.dataset_size < 1:
+        raise ValueError("its inputs are not all finite, or dataset_size is below 1")
+
+
 # --- evidence ----------------------------------------------------------------------------------------------
 
 _FLOATS = ("got", "lower", "upper", "error", "allowed")

@@ -46,7 +46,7 @@ def add_weights(
     """Mount weights, with the options of a target that `add_target` adds and `target_options` reads."""
     add_target(parser)
     parser.set_defaults(run=lambda arguments: _weights(arguments, target_options("weights", arguments)))
-    parser.add_argument("-M", type=int, default=5, help="batch size, at least 4 (5)")
+    parser.add_argument("-M", type=int, default=5, help="batch size, 4 to 256 (5)")
     parser.add_argument("-N", type=int, help="data set size that the target is told (100)")
     parser.add_argument("--out", type=_path, metavar="FILE", help="a picture of the matrices, as PNG")
 

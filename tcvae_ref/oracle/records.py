@@ -148,11 +148,31 @@ def _to_json(kept: Record) -> dict[str, Any]:
 def _from_json(content: dict[str, Any]) -> Record:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} in place of {FORMAT}")
+    example = encoding.counterexample_from_json(content)
+    encoding.require_usable(example.case)
     return Record(
         **encoding.texts(content, _TEXTS),
         verdict=Verdict(content["verdict"]),
         seed=encoding.whole(content["seed"]),
-        options=dict(content["options"]),
+        options=_options(dict(content["options"])),
         versions=dict(content["versions"]),
-        counterexample=encoding.counterexample_from_json(content),
+        counterexample=example,
     )
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"arguments": dict, "parameterisation": str, "packed": str, "bind": dict},
+    **{"returns": (str, list, dict), "weights": dict, "factory": str},
+}
+"""Options that say how the target is called, and what each is."""
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    for name, kind in _KINDS.items():
+        value = options.get(name)
+        words = value if isinstance(value, list) else []
+        if name == "arguments" and isinstance(value, dict):
+            words = list(value.values())
+        if not (value is None or isinstance(value, kind)) or not all(isinstance(word, str) for word in words):
+            raise TypeError(f"its option {name} is {value!r}")
+    return options

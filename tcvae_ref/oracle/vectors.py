@@ -170,24 +170,14 @@ def _decoded(path: Path, entry: Mapping[str, Any]) -> Vector:
     name = entry.get("name")
     try:
         case = encoding.case_from_json(entry)
-        _require_usable(case)
+        encoding.require_usable(case)
+        if case.parameterisation in ("std", "var") and not (case.spread > 0).all():
+            raise ValueError(f"{case.parameterisation} is not positive")
         values = {q: _bounds_from_json(b) for q, b in entry["values"].items()}
         gradients = {q: {a: _bounds_from_json(b) for a, b in one.items()} for q, one in entry["gradients"].items()}
         return Vector(encoding.text(name), case, values, gradients)
     except encoding.DAMAGE as error:
         raise InputError(f"{path}: case {name!r} is damaged ({error}); {_ANEW}") from None
-
-
-def _require_usable(case: Case) -> None:
-    """What every later step needs of the inputs."""
-    shapes = {array.shape for array in case.arrays.values()}
-    if len(shapes) > 1 or len(case.z.shape) != 2 or not case.z.size:
-        raise ValueError(f"the shapes of its arrays are {sorted(shapes)}, not one (M, D)")
-    numbers = [*case.arrays.values(), np.array([case.alpha, case.beta, case.gamma])]
-    if not all(np.isfinite(a).all() for a in numbers) or case.dataset_size < 1:
-        raise ValueError("its inputs are not all finite, or dataset_size is below 1")
-    if case.parameterisation in ("std", "var") and not (case.spread > 0).all():
-        raise ValueError(f"{case.parameterisation} is not positive")
 
 
 def _bounds_from_json(content: Mapping[str, Any]) -> Bounds:

@@ -64,6 +64,10 @@ class WeightProbe(NamedTuple):
     """What the target claims to be."""
 
 
+MOST_ROWS = 256
+"""Of a batch whose weights are asked for: each of its M^2 weights is measured by calls with M rows."""
+
+
 def probe_weights(subject: Subject, quantities: Sequence[str], M: int = 5, N: int | None = None) -> WeightProbe | None:
     """The weights of a target's joint and marginals.
 
@@ -74,7 +78,7 @@ def probe_weights(subject: Subject, quantities: Sequence[str], M: int = 5, N: in
     quantities : sequence of str
         What it returns.
     M : int
-        Batch size, at least 4.
+        Batch size, 4 to `MOST_ROWS`.
     N : int, optional
         Data set size it is told: 100, or 4 M if that is more; M where the estimator is exact.
 
@@ -86,9 +90,9 @@ def probe_weights(subject: Subject, quantities: Sequence[str], M: int = 5, N: in
     Raises
     ------
     InputError
-        M or N is too small.
+        M or N is too small, or M too large.
     """
-    M = checks.whole_number("probe_weights", "M", M, 4)
+    M = checks.whole_number("probe_weights", "M", M, 4, MOST_ROWS)
     N = _dataset_size(subject, M, N)
     if "float64" in subject.adapter.dtypes:
         subject = replace(subject, dtype="float64")
