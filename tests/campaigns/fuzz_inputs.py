@@ -1,6 +1,7 @@
 """What `fuzz.py` hands in: for each target, a valid input that is then mutated in its structure."""
 
 # ruff: noqa: E501 (lists of hostile values)
+# fmt: off
 
 import argparse
 import copy
@@ -35,56 +36,16 @@ INTEGERS = (*(0, 1, -1, 2, 3, 7, 255, 2**31 - 1, 2**31, 2**32, -(2**31)), *(2**6
 REALS = (0.0, -0.0, 1.0, 1e-300, 5e-324, 1e300, 1.7e308, -1e308, math.nan, math.inf, -math.inf, 0.5, 1e18)
 WORDS = (
     *(
-        "",
-        " ",
-        "\t",
-        "a",
-        ",",
-        "=",
-        ":",
-        ".",
-        "..",
-        "/",
-        "~",
-        "*",
-        "%s",
-        "{}",
-        "{0.__class__}",
-        "--",
-        "-",
-        "--help",
-        "@x",
+        "", " ", "\t", "a", ",", "=", ":", ".", "..", "/", "~", "*", "%s", "{}", "{0.__class__}", "--", "-",
+        "--help", "@x",
     ),
     *(
-        "nan",
-        "inf",
-        "None",
-        "True",
-        "1e400",
-        "0x10",
-        "1_000",
-        "１２",
-        "é漢字🎉",
-        "\u202eabc",
-        "a\nb",
-        "a\rb",
-        "\x1b[31m",
-        "\x7f",
+        "nan", "inf", "None", "True", "1e400", "0x10", "1_000", "１２", "é漢字🎉", "\u202eabc", "a\nb", "a\rb",
+        "\x1b[31m", "\x7f",
     ),
     *(
-        "$\\frac$",
-        "$x_{$",
-        "$$",
-        "\\",
-        "'",
-        '"',
-        "`id`",
-        "<b>&",
-        "../../x",
-        "/etc/passwd",
-        "a" * 300,
-        "b" * 5000,
-        "x=y,z",
+        "$\\frac$", "$x_{$",
+        "$$", "\\", "'", '"', "`id`", "<b>&", "../../x", "/etc/passwd", "a" * 300, "b" * 5000, "x=y,z",
     ),
     *("\udcff", "\ud800", "a\0b", "\ufeff", "null", "9" * 5000, "[" * 3000, "-1", "mu", "scale", "all", "seed"),
 )
@@ -284,7 +245,7 @@ def usual(rng, name, action):
         "loss": f"{SEEDS['loss']}:loss", "warm_up": "TC", "steps": "0,1,10", "time_limit": "5", "image": "0",
         "variant": "eager", "M": "4", "N": "9", "dataset_size": "20", "on": "dask://127.0.0.1:1", "threads": "1",
         "save_every": "0",
-    }  # fmt: skip
+    }
     return str(known.get(name, rng.choice(list(action.choices)) if action.choices else "1"))
 
 
@@ -348,15 +309,13 @@ STUDY = {
     },
     "base": {"data": {"grid": [1, 1, 1, 4, 4]}, "encoder": [8], "decoder": [8], "batch": 8, "epochs": 1, "latent": 2},
     "grid": [{"objective": ["beta-vae", "beta-tcvae"], "beta": [1.0]}],
-}  # fmt: skip
+}
 BIASES = {
     "study": {"title": "a", "claim": "b", "figure": "bias"},
     "bias": {"N": [8, 9], "M": [2, 4], "D": [2], "sigma": [0.5], "batches": [2], "exact_draws": [1]},
 }
 SENSITIVE = {
-    "study": {"title": "a", "claim": "b", "figure": "sensitivity"},
-    "base": STUDY["base"],
-    "grid": {"beta": [1]},
+    "study": {"title": "a", "claim": "b", "figure": "sensitivity"}, "base": STUDY["base"], "grid": {"beta": [1]},
     "sensitivity": {"factor_vae_batch": [64, 8], "repeats": [2]},
 }
 
@@ -400,7 +359,7 @@ def setting(rng):
             {"grid": [1, 1, 1, 4, 4], "correlated": ["posX", "posY", "linear"]}, "data", "seed", "beta", "encoder",
             [{"grid": [1, 1, 1, 4, 4]}, {"heads": [1, 2, 2, 2]}], ["data"], ["seed"], ["dci_completeness"], ["reconstruction"],
         )
-    )  # fmt: skip
+    )
 
 
 def study(rng, box):
@@ -417,22 +376,8 @@ def study(rng, box):
     if chance(rng, 0.2):
         data = rng.choice((spoilt(rng, data), b"\xef\xbb\xbf" + data, data.decode(errors="replace").encode("utf-16")))
     stems = (
-        "a",
-        "a",
-        "a",
-        "..",
-        ".",
-        "...",
-        "runs",
-        "photographs",
-        " ",
-        "a b",
-        "é漢",
-        "$x_{$",
-        "-x",
-        "\udcff",
-        "a\nb",
-        "n" * 250,
+        "a", "a", "a", "..", ".", "...", "runs", "photographs", " ", "a b", "é漢", "$x_{$",
+        "-x", "\udcff", "a\nb", "n" * 250,
     )
     path = f"in/{rng.choice(stems)}.toml"
     if chance(rng, 0.06):
@@ -470,40 +415,16 @@ def npy(rng, array, wild):
         descr = repr(
             rng.choice(
                 (
-                    "|O",
-                    ">f8",
-                    "<f2",
-                    "<f16",
-                    "<c16",
-                    "|b1",
-                    "<i8",
-                    ">i4",
-                    "|u1",
-                    "<U3",
-                    "|S0",
-                    "<U0",
-                    "|V0",
-                    "<M8[ns]",
-                    "<m8",
-                    "|V8",
-                    "x",
-                    "f8,f8",
-                    "<f8" * 50,
+                    "|O", ">f8", "<f2", "<f16", "<c16", "|b1", "<i8", ">i4", "|u1", "<U3", "|S0", "<U0", "|V0",
+                    "<M8[ns]", "<m8", "|V8", "x", "f8,f8", "<f8" * 50,
                 )
             )
         )
     elif act == 1:
         descr = rng.choice(
             (
-                "[('a','<f8'),('b','<i4',(2,))]",
-                "[('a','|O')]",
-                "('<f8',(10**9,))",
-                "None",
-                "3",
-                "[]",
-                "'<f8',",
-                "{}",
-                "[('a', [('b', '<f8')])]",
+                "[('a','<f8'),('b','<i4',(2,))]", "[('a','|O')]", "('<f8',(10**9,))", "None", "3", "[]", "'<f8',",
+                "{}", "[('a', [('b', '<f8')])]",
             )
         )
     elif act == 2:
@@ -552,14 +473,8 @@ def npy(rng, array, wild):
     elif act == 16:
         array = rng.choice(
             (
-                array[:0],
-                array[..., None],
-                array.ravel(),
-                array.T,
-                array[:1],
-                np.concatenate([array, array]),
-                array.reshape(-1, 1),
-                array[()],
+                array[:0], array[..., None], array.ravel(), array.T, array[:1], np.concatenate([array, array]),
+                array.reshape(-1, 1), array[()],
             )
         )
         return npy(rng, array, wild=False)
@@ -683,9 +598,7 @@ def representation(rng, box):
     factors = draws.integers(0, 3, (N, K))
     mu = draws.standard_normal((N, D)) + factors[:, :1]
     arrays = {
-        "mu": mu,
-        "log_var": -draws.random((N, D)),
-        "factors": factors,
+        "mu": mu, "log_var": -draws.random((N, D)), "factors": factors,
         "factor_names": np.array(["ab", "c", "d"][:K]),
     }
     if chance(rng, 0.3):
@@ -749,7 +662,7 @@ def tensor(rng, array):
             torch.zeros(1, dtype=torch.uint8).expand(10**4, 10**4, 1, 1, 8, 8), torch.nn.Parameter(values.float()), values[:0],
             torch.zeros(1, dtype=torch.uint8).as_strided((1, 1, 1, 1, 1, 1), (1,) * 6), None, "text", values.to(torch.bool),
         )
-    )  # fmt: skip
+    )
     buffer = io.BytesIO()
     torch.save(one, buffer, _use_new_zipfile_serialization=chance(rng, 0.7))
     data = buffer.getvalue()
@@ -935,16 +848,8 @@ def pictures(rng, box):
             k = rng.randrange(len(lines))
             lines[k] = rng.choice(
                 (
-                    spoilt(rng, lines[k]),
-                    lines[k] + b" 1",
-                    b"",
-                    lines[k] * 2,
-                    b"../000001.jpg 1 1",
-                    b"9" * 5000,
-                    b"-1",
-                    b"\0",
-                    "１".encode(),
-                    b"000001.jpg 1 \xff",
+                    spoilt(rng, lines[k]), lines[k] + b" 1", b"", lines[k] * 2, b"../000001.jpg 1 1", b"9" * 5000,
+                    b"-1", b"\0", "１".encode(), b"000001.jpg 1 \xff",
                 )
             )
             path.write_bytes(b"\n".join(lines))
@@ -1032,7 +937,7 @@ BODIES = (
     "return {'tc': 1.0, 'mi': 1.0, 'dwkl': 1e400}", "return np.zeros((2**20, 2**20))", "return sys", "return z", "return mu.sum(), 3", "return np.matrix(1.0)",
     "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); return 1.0", "import os; os.close(1); return 1.0", "import os; os.close(2); return 1.0",
     "import builtins; builtins.print = None; return 1.0", "import json; json.dumps = None; return 1.0", "return np.float64(1) if z.dtype == 'f8' else 'no'",
-)  # fmt: skip
+)
 TOPS = (
     "", "", "", "", "import sys", "raise SystemExit(3)", "raise KeyboardInterrupt", "raise BaseException('x')", "1 / 0", "import nothing_like_it", "from . import x",
     "def __getattr__(name): raise RuntimeError(name)", "def __dir__(): return [1]", "print('hello')", "import sys; del sys.modules[__name__]",
@@ -1040,15 +945,15 @@ TOPS = (
     "raise UnicodeDecodeError('a', b'b', 0, 1, 'c')", "raise SyntaxError", "raise SyntaxError('a', (None, None, None, None))", "raise Exception('a\\nb' * 1000)", "import os; os.chdir('/tmp')",
     "import sys; sys.path.clear()", "import sys; sys.stderr.write('x\\n')", "def f(): f()\nf()", "raise StopIteration", "raise ExceptionGroup('a', [ValueError()])", "raise MemoryError", "raise OSError",
     "raise FileNotFoundError(2, 'x')", "raise PermissionError(13, 'x', 'y')", "raise BrokenPipeError", "import torch_is_not_here.x", "from loss import nothing",
-)  # fmt: skip
+)
 SIGNATURES = (
     "z, mu, log_var, dataset_size", "z, mu, log_var, dataset_size", "z, mu, log_var, dataset_size", "z, mu, log_var, dataset_size", "z, mu, logvar", "*a", "**k", "*a, **k", "", "z", "self, z, mu, log_var",
     "z, mu, log_var, dataset_size, /", "*, z, mu, log_var, dataset_size", "z, mu, log_var, dataset_size, extra", "z, mu, log_var, N=10, extra=np.zeros(3)", "q, r, s, t", "z, mu, std, var, log_var", "z, z_mean, z_log_var, n_data",
     "z, mu, log_var, dataset_size=Hostile()", "mu, log_var, z, beta, dataset_size", "z: Hostile(), mu, log_var, dataset_size", "z, dist, dataset_size", "params, z, dataset_size",
-)  # fmt: skip
+)
 NAMES = (
     "loss", "loss", "loss", "loss", "loss", "nothing", "Hostile", "Hostile.method", "obj", "obj.method", "loss.__call__", "np", "np.sum", "builtin", "partial", "part2", "lam", "cls", "Cls.static", "Cls.cm", "meta", "loss.x", "__doc__", "wrapped", "sig", "desc", "Cls.prop",
-)  # fmt: skip
+)
 CLASSES = """
 import sys
 class Hostile:
@@ -1106,10 +1011,7 @@ def target(rng, box):
         function = f"def loss({rng.choice(SIGNATURES)}):\n    {rng.choice(BODIES)}\n"
         text = "\n".join(
             (
-                rng.choice(TOPS) if chance(rng, 0.25) else "",
-                "import numpy as np",
-                CLASSES,
-                LOSS,
+                rng.choice(TOPS) if chance(rng, 0.25) else "", "import numpy as np", CLASSES, LOSS,
                 function if wild > 1 else "",
             )
         )
@@ -1119,31 +1021,14 @@ def target(rng, box):
     if chance(rng, 0.1):
         data = rng.choice(
             (
-                spoilt(rng, data),
-                b"\xff" + data,
-                data.decode().encode("utf-16"),
-                b"# coding: nothing\n" + data,
-                data + b"\0",
-                b"(" * 5000,
-                b"x = " + b"-" * 10**5 + b"1",
+                spoilt(rng, data), b"\xff" + data, data.decode().encode("utf-16"), b"# coding: nothing\n" + data,
+                data + b"\0", b"(" * 5000, b"x = " + b"-" * 10**5 + b"1",
             )
         )
     stem = rng.choice(
         (
-            "loss_file",
-            "loss_file",
-            "loss_file",
-            "json",
-            "numpy",
-            "a b",
-            "é",
-            "1",
-            "-x",
-            "\udcff",
-            "a\nb",
-            "tcvae_ref",
-            "a.b",
-            "__init__",
+            "loss_file", "loss_file", "loss_file", "json", "numpy", "a b", "é", "1", "-x", "\udcff", "a\nb",
+            "tcvae_ref", "a.b", "__init__",
         )
     )
     path = f"in/{stem}.py"
@@ -1154,19 +1039,8 @@ def target(rng, box):
     if chance(rng, 0.05):
         name = rng.choice(
             (
-                path,
-                f"{path}:",
-                ":loss",
-                "",
-                f"{path}:loss:loss",
-                f"{path}:.",
-                f"{path}:loss.",
-                "os:system",
-                "antigravity:x",
-                "builtins:len",
-                "tcvae_ref.cli:main",
-                "this:s",
-                "tcvae_ref:kl_terms",
+                path, f"{path}:", ":loss", "", f"{path}:loss:loss", f"{path}:.", f"{path}:loss.", "os:system",
+                "antigravity:x", "builtins:len", "tcvae_ref.cli:main", "this:s", "tcvae_ref:kl_terms",
             )
         )
     framework = rng.choice(([], ["--framework", "numpy"], ["--framework", "numpy"], ["--framework", "autograd"]))
@@ -1176,7 +1050,7 @@ def target(rng, box):
         "--bind": ("dataset_size=3", "extra=[1,2", "extra=" + "(" * 500, "x=1", "=", "dataset_size=0x" + "f" * 5000, "N=1e400", "extra=__import__('os')", "extra='\0'"),
         "--width": ("std", "var", "log-std", "x"), "--packed": ("params:mu,log_var", "z:mu,std", "dist:mu,var", ":", "x", "z:z,z"),
         "--factory": (f"{path}:Hostile", f"{path}:Cls", f"{path}:obj", "os:getcwd", "x", ":"),
-    }  # fmt: skip
+    }
     options = [
         part
         for option, values in more.items()
@@ -1190,18 +1064,8 @@ def target(rng, box):
         )
         checked = rng.choice((["--checks", "values"], ["--checks", "values"], []))
         argv = [
-            "check",
-            name,
-            "--max-examples",
-            "1",
-            "--dtype",
-            "float64",
-            "--cases",
-            "out/cases",
-            *checked,
-            *reports,
-            *framework,
-            *options,
+            "check", name, "--max-examples", "1", "--dtype", "float64", "--cases", "out/cases", *checked, *reports,
+            *framework, *options,
         ]
     elif kind < 13:
         argv = ["weights", name, *framework, *options]
@@ -1210,29 +1074,13 @@ def target(rng, box):
     elif kind < 19:
         part = rng.choice(("--sampler", "--loss", "--weights"))
         argv = [
-            "check-step",
-            part,
-            name.replace(":loss", f":{rng.choice(('loss', 'sample', 'weights'))}"),
-            "--steps",
-            "0,1,10",
-            *(framework or ["--framework", "numpy"]),
+            "check-step", part, name.replace(":loss", f":{rng.choice(('loss', 'sample', 'weights'))}"), "--steps",
+            "0,1,10", *(framework or ["--framework", "numpy"]),
         ]
     else:
         argv = [
-            "check",
-            name,
-            "--isolate",
-            "--time-limit",
-            "4",
-            "--max-examples",
-            "1",
-            "--checks",
-            "values",
-            "--dtype",
-            "float64",
-            "--cases",
-            "out/cases",
-            *framework,
+            "check", name, "--isolate", "--time-limit", "4", "--max-examples", "1", "--checks", "values", "--dtype",
+            "float64", "--cases", "out/cases", *framework,
         ]
     return Case(argv, long=True, talks=True)
 
@@ -1299,7 +1147,7 @@ def vector_files(rng, box):
 TARGETS = {
     "arguments": arguments, "study": study, "npz": representation, "sprites": sprites, "faces": faces, "decomposition": decomposed,
     "run": run, "swept": swept, "pictures": pictures, "oracle": target, "cases": saved_case, "vectors": vector_files,
-}  # fmt: skip
+}
 
 
 # --- valid inputs ------------------------------------------------------------------------------------------
@@ -1314,8 +1162,7 @@ def prepare(root):
     try:
         write_npz(Path("sprites.npz"), render(grid((1, 2, 1, 6, 6))))
         for name, more in (
-            ("run", []),
-            ("factor run", ["--objective", "factor-vae", "--discriminator", "8", "--prior", "flow"]),
+            ("run", []), ("factor run", ["--objective", "factor-vae", "--discriminator", "8", "--prior", "flow"]),
         ):
             assert cli.main(["train", "--out", name, "--grid", "1x2x1x4x4", *TINY, *more, *NUMPY]) == 0
         draws = np.random.default_rng(0)
@@ -1338,20 +1185,13 @@ def prepare(root):
         Path("loss_file.py").write_text(LOSS)
         Path("wrong_loss.py").write_text(LOSS.replace("M * dataset_size", "1 + M * dataset_size"))
         argv = [
-            "check",
-            f"{root}/wrong_loss.py:loss",
-            "--max-examples",
-            "3",
-            "--dtype",
-            "float64",
-            "--checks",
-            "values",
+            "check", f"{root}/wrong_loss.py:loss", "--max-examples", "3", "--dtype", "float64", "--checks", "values",
         ]
         assert cli.main([*argv, "--estimator", "mws", "--cases", "cases"]) == 1
     finally:
         sys.stdout = printed
         os.chdir(before)
     names = {"run": "run", "factor run": "factor run", "sprites": "sprites.npz", "representation": "model.npz", "decomposition": "c.npz",
-             "faces": "faces.npy", "study": "tiny.toml", "store": "store", "swept": "store/tiny", "pictures": "pictures", "celeba": "celeba", "loss": "loss_file.py", "cases": "cases"}  # fmt: skip
+             "faces": "faces.npy", "study": "tiny.toml", "store": "store", "swept": "store/tiny", "pictures": "pictures", "celeba": "celeba", "loss": "loss_file.py", "cases": "cases"}
     SEEDS.update({name: str(root / path) for name, path in names.items()})
     SEEDS["case"] = next((root / "cases").glob("*.json")).stem
