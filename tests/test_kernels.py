@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,8 +20,8 @@ from autograd import grad
 from autograd import numpy as anp
 from hypothesis import given, settings
 from problems import batches
+from tcvae_kernels import compiling, threads
 from tcvae_kernels import exp as exponential
-from tcvae_kernels import threads
 from tcvae_kernels.pairwise import Weights, log_sums_and_gradient
 
 from tcvae_ref import InputError, estimators
@@ -547,28 +548,81 @@ class TestThreads:
                 threads.run(work, 3)
         assert states == [*["raise"] * 3, *["ignore"] * 3]
 
-    def test_a_pool_replaced_meanwhile(self, monkeypatch):
-        """Some helpers start, the next is refused: the ones that started are still waited for."""
-        tcvae_kernels.set_num_threads(4)
-        pool, done = ThreadPoolExecutor(1), np.zeros(8)
+    def test_threads_that_cannot_be_had(self, monkeypatch):
+        """Those that are there help, and are waited for; the rest is done without."""
+        done = np.zeros(8)
 
-        class Replaced:
-            left = 1
-
-            def submit(self, worker):
-                if not self.left:
-                    raise RuntimeError("cannot schedule new futures after shutdown")
-                self.left -= 1
-                return pool.submit(worker)
+        def refuse(*arguments):
+            raise RuntimeError("can't start new thread")
 
         def work(b):
             time.sleep(0.2 if threading.current_thread() is not threading.main_thread() else 0.01)
-            done[b] = 1
+            done[b] += 1
 
-        with pool, monkeypatch.context() as patch:
-            patch.setattr(threads, "_helpers", lambda wanted: Replaced())
-            threads.run(work, 8)
-            assert done.all()
+        tcvae_kernels.set_num_threads(2)
+        threads.run(work, 8)
+        monkeypatch.setattr("_thread.start_new_thread", refuse)
+        tcvae_kernels.set_num_threads(100)
+        threads.run(work, 8)
+        assert (done == 2).all()
+        monkeypatch.setattr(threads, "_helpers", 0)
+        threads.run(work, 8)
+        assert (done == 3).all()
+
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_work_that_calls_kernels(self, count):
+        """Such as that of a progress hook: no thread waits for one that waits for it."""
+        tcvae_kernels.set_num_threads(count)
+        done = np.zeros((6, 4))
+
+        def within(b, c):
+            time.sleep(0.002)
+            done[b, c] += 1
+
+        def work(b):
+            threads.run(functools.partial(within, b), 4)
+
+        calling = threading.Thread(target=threads.run, args=(work, 6), daemon=True)
+        calling.start()
+        calling.join(30)
+        assert not calling.is_alive()
+        assert (done == 1).all()
+
+    def test_an_interrupt_at_any_moment(self):
+        """It comes through, and nobody waits for ever for what was interrupted."""
+        tcvae_kernels.set_num_threads(3)
+        rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+        previous = signal.signal(signal.SIGALRM, lambda number, frame: (_ for _ in ()).throw(KeyboardInterrupt))
+
+        def work_for_ever():
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 0.01))
+            while True:
+                threads.run(lambda b: None, 50)
+
+        try:
+            for _ in range(60):
+                with pytest.raises(KeyboardInterrupt):
+                    work_for_ever()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        done = np.zeros(50)
+        threads.run(lambda b: np.add.at(done, b, 1), 50)
+        assert (done == 1).all()
+
+    def test_compiling_ahead_leaves_the_number_as_it_is(self):
+        """Others may change it, or compile ahead themselves, meanwhile."""
+        tcvae_kernels.set_num_threads(5)
+        seen = []
+
+        def step(dtype):
+            seen.append(threading.get_ident())
+            threads.run(lambda b: seen.append(threading.get_ident()), 8)
+            tcvae_kernels.set_num_threads(4)
+
+        compiling.make_ready((step,), "float64")
+        assert tcvae_kernels.get_num_threads() == 4
+        assert set(seen) == {threading.get_ident()}
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     def test_a_forked_child(self):

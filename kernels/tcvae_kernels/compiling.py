@@ -68,12 +68,8 @@ def make_ready(steps: tuple[Callable[[str], None], ...], dtype: str, progress: P
     progress : function, optional
         Called as progress(done, total), in steps.
     """
-    before = threads.get_num_threads()
-    threads.set_num_threads(1)  # nothing to share, and compiling holds the GIL
-    try:
+    with threads.single():  # nothing to share, and compiling holds the GIL
         for done, step in enumerate(steps, 1):
             step(dtype)
             if progress is not None:
                 progress(done, len(steps))
-    finally:
-        threads.set_num_threads(before)

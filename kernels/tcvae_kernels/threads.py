@@ -5,20 +5,23 @@ number of threads; elsewhere a row's result does not depend on its block. So res
 of threads.
 """
 
+import _thread
 import contextlib
 import contextvars
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 from tcvae_ref import checks
 from tcvae_ref.types import ProgressHook
 
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+# An interrupt may come between any two of Python's instructions. Nothing here is left half done by it: locks are
+# plain ones, held by `with`, queues and starts of threads are single instructions (an executor's are not).
 _lock = threading.Lock()
+_asked: "SimpleQueue[_Blocks]" = SimpleQueue()
+_helpers = 0
+"""Threads that serve what is asked."""
 
 
 def _available() -> int:
@@ -29,6 +32,8 @@ def _available() -> int:
 
 
 _threads = _available()
+_here = threading.local()
+"""What holds in one thread alone: `most`, the threads that its calls use at most."""
 
 
 def get_num_threads() -> int:
@@ -53,55 +58,116 @@ def set_num_threads(threads: int) -> None:
     _threads = checks.whole_number("set_num_threads", "threads", threads, 1, 1024)
 
 
-def _helpers(wanted: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    with _lock:
-        if _pool is None or _pool_size < wanted:
-            if _pool is not None:
-                _pool.shutdown(wait=False)
-            _pool, _pool_size = ThreadPoolExecutor(wanted, "tcvae_kernels"), wanted
-        return _pool
-
-
 def _forget() -> None:
     """A forked child has none of its parent's threads."""
-    global _pool, _pool_size, _lock
-    _pool, _pool_size, _lock = None, 0, threading.Lock()
+    global _lock, _asked, _helpers
+    _lock, _asked, _helpers = threading.Lock(), SimpleQueue(), 0
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
+@contextlib.contextmanager
+def single() -> Iterator[None]:
+    """Let this thread's calls use no other thread; those of other threads go on as they are."""
+    before = getattr(_here, "most", None)
+    _here.most = 1
+    try:
+        yield
+    finally:
+        _here.most = before
+
+
+class _Blocks:
+    """Blocks of one call, taken one by one by whoever has time.
+
+    What is waited for are helpers at work, not helpers asked for: these may be held by other calls, or be the very one
+    that calls, and find nothing to do once they come.
+    """
+
+    def __init__(self, work: Callable[[int], None], blocks: int):
+        self._work = work
+        self._left: Iterator[int] = iter(range(blocks))
+        self._lock = threading.Lock()
+        self._helping = 0
+        self._helped: SimpleQueue[None] = SimpleQueue()
+        self._errors: list[BaseException] = []
+        self._context = contextvars.copy_context()
+
+    def do(self) -> None:
+        """Work on blocks until none is left; after an error the rest is not begun."""
+        try:
+            while (number := self._take()) is not None:
+                self._work(number)
+        finally:
+            with self._lock:
+                self._left = iter(())
+
+    def _take(self) -> int | None:
+        with self._lock:
+            return next(self._left, None)
+
+    def help(self) -> None:
+        """`do`, on another thread than the caller's, which gets the error, under the caller's np.errstate."""
+        with self._lock:
+            self._helping += 1
+        try:
+            self._context.copy().run(self.do)
+        except BaseException as error:
+            self._errors.append(error)
+        with self._lock:
+            self._helping -= 1
+        self._helped.put(None)
+
+    def wait(self) -> None:
+        """Wait for the helpers at work, also when interrupted, and raise their first error."""
+        try:
+            self._wait()
+        except BaseException:
+            self._wait()
+            raise
+        if self._errors:
+            error = self._errors[0]
+            self._errors.clear()  # no circle of an error, its frames and what they hold
+            raise error
+
+    def _wait(self) -> None:
+        while self._at_work():
+            self._helped.get()
+
+    def _at_work(self) -> int:
+        with self._lock:
+            return self._helping
+
+
+def _ask(todo: _Blocks, helpers: int) -> None:
+    """Let so many threads help, or as many as can be had: none are when Python ends."""
+    global _helpers
+    with _lock:
+        with contextlib.suppress(RuntimeError):
+            while _helpers < helpers:
+                _thread.start_new_thread(_serve, (_asked,))
+                _helpers += 1
+        for _ in range(min(helpers, _helpers)):
+            _asked.put(todo)
+
+
+def _serve(asked: "SimpleQueue[_Blocks]") -> None:
+    while True:
+        asked.get().help()
+
+
 def run(work: Callable[[int], None], blocks: int) -> None:
     """Call work(0), work(1), ... work(blocks - 1), on as many threads as are set; the caller's is one of them."""
-    numbers: Iterator[int] = iter(range(blocks))
-    take = threading.Lock()
-
-    def worker() -> None:
-        while True:
-            with take:
-                number = next(numbers, None)
-            if number is None:
-                return
-            work(number)
-
-    helpers = min(_threads, blocks) - 1
-    futures: list[Future[None]] = []
+    todo = _Blocks(work, blocks)
+    helpers = min(getattr(_here, "most", None) or _threads, blocks) - 1
     if helpers > 0:
-        pool = _helpers(helpers)
-        with contextlib.suppress(RuntimeError):  # a larger pool took this one's place meanwhile
-            for _ in range(helpers):
-                own = contextvars.copy_context()  # the caller's np.errstate holds on every thread
-                futures.append(pool.submit(functools.partial(own.run, worker)))  # those that started are waited for
+        _ask(todo, helpers)
     try:
-        worker()
+        todo.do()
     finally:
-        with take:
-            for _ in numbers:  # after an error the rest is not begun
-                pass
-        for future in futures:
-            future.result()
+        todo.wait()
 
 
 def in_order(progress: ProgressHook | None) -> ProgressHook:
