@@ -724,6 +724,62 @@ print(*(sum(s.cache_hits.values()) for s in stats), *(sum(s.cache_misses.values(
 """
 
 
+CACHE = """
+import os, sys, errno
+import numpy as np
+from tcvae_kernels import exp
+if sys.argv[1] == "full":
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    os.replace = fail
+x, out = np.array([0.0, -1.0, 2.0]), np.empty(3)
+for dtype in ("float64", "float32"):
+    a, b = x.astype(dtype), out.astype(dtype)
+    exp.exp_into(a, b)
+    np.testing.assert_allclose(b, np.exp(a), rtol=1e-6)
+stats = exp.exp_into.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+@interpreted_is_slow
+def test_a_cache_that_is_damaged_or_cannot_be_written(tmp_path):
+    """Machine code is run only if it is what was compiled, for these very types; without a disk all compile."""
+    here = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert script(CACHE, "full", **here).split() == ["0", "2"]
+    assert script(CACHE, "", **here).split() == ["0", "2"]
+    kept = sorted(path for path in tmp_path.rglob("*.nb?") if "exp_into" in path.name)
+    assert [path.suffix for path in kept] == [".nbc", ".nbc", ".nbi"]
+    first, second = kept[0].name.encode(), kept[1].name.encode()
+    for path, hits in ((kept[0], "1"), (kept[2], "0")):
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        content[len(whole) // 2] ^= 1
+        if path.suffix == ".nbi":  # one kernel's name in another's place
+            content = whole.replace(first, second)
+            assert content != whole
+        path.write_bytes(content)
+        assert script(CACHE, "", **here).split() == [hits, str(2 - int(hits))]
+        assert script(CACHE, "", **here).split() == ["2", "0"]
+        path.write_bytes(b"")
+        assert script(CACHE, "", **here).split() == [hits, str(2 - int(hits))]
+
+
+@interpreted_is_slow
+def test_no_place_for_a_cache(tmp_path):
+    """Numba refuses such a function; ours are compiled in every process."""
+    text = (
+        """
+from numba.core import caching
+def nothing(self, function):
+    raise RuntimeError("cannot cache function: no locator available")
+caching.CacheImpl.__init__ = nothing
+"""
+        + CACHE
+    )
+    assert script(text, "").split() == ["0", "2"]
+
+
 @interpreted_is_slow
 def test_processes_that_fill_one_cache_together(tmp_path):
     """Numba numbers the files of its cache: two writers must not choose one number."""

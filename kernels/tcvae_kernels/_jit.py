@@ -8,8 +8,9 @@ import functools
 import hashlib
 import inspect
 import os
+import pickle
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ try:
     from llvmlite import ir
     from numba import types
     from numba.core import caching
+    from numba.core.compiler_lock import global_compiler_lock
     from numba.extending import intrinsic, overload
 except ImportError:
     numba = None
@@ -54,7 +56,8 @@ def jit(function: Function) -> Function:
         return _missing(function)
     dispatcher = numba.njit(error_model="numpy", fastmath=FAST_MATH, nogil=True)(function)
     if COMPILED:
-        dispatcher._cache = _Cache(function)
+        with suppress(RuntimeError):  # no folder to keep it in: each process compiles for itself
+            dispatcher._cache = _Cache(function)
     return dispatcher
 
 
@@ -198,17 +201,55 @@ if COMPILED:
     class _Implementation(caching.CompileResultCacheImpl):
         _locator_classes = [_with_stamp(c) for c in caching.CompileResultCacheImpl._locator_classes]  # noqa: RUF012
 
+    class _CheckedFile(caching.IndexDataCacheFile):
+        """Numba's files, each with its SHA-256 before it: damaged machine code must not run, nor another kernel's."""
+
+        def _save_index(self, overloads: Any) -> None:
+            self._save(self._index_path, (self._source_stamp, self._version, overloads))
+
+        def _load_index(self) -> Any:
+            stamp, version, overloads = self._load(self._index_path) or (None, None, None)
+            return overloads if (stamp, version) == (self._source_stamp, self._version) else {}
+
+        def _save_data(self, name: str, data: Any) -> None:
+            self._save(self._data_path(name), data)
+
+        def _load_data(self, name: str) -> Any:
+            return self._load(self._data_path(name))
+
+        def _save(self, path: str, content: Any) -> None:
+            dumped = self._dump(content)
+            with self._open_for_write(path) as file:
+                file.write(hashlib.sha256(dumped).digest() + dumped)
+
+        def _load(self, path: str) -> Any:
+            """What `_save` wrote; None where it is missing, cannot be read or is not whole: it is made anew."""
+            try:
+                content = Path(path).read_bytes()
+            except OSError:
+                return None
+            size = hashlib.sha256().digest_size
+            return pickle.loads(content[size:]) if hashlib.sha256(content[size:]).digest() == content[:size] else None
+
     class _Cache(caching.FunctionCache):
-        """Numba's cache, one process at a time: it numbers its files, and two writers can choose one number."""
+        """Numba's cache, one process at a time: it numbers its files, and two writers can choose one number.
+
+        A disk that is full or cannot be written makes no kernel fail; it is compiled in every process then.
+        """
 
         _impl_class = _Implementation
+
+        def __init__(self, function: Any):
+            super().__init__(function)
+            made = self._cache_file
+            self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, made._source_stamp)
 
         def load_overload(self, signature: Any, context: Any) -> Any:
             with self._alone():
                 return super().load_overload(signature, context)
 
         def save_overload(self, signature: Any, data: Any) -> None:
-            with self._alone():
+            with self._alone(), suppress(OSError):
                 super().save_overload(signature, data)
 
         @contextmanager
@@ -225,5 +266,16 @@ if COMPILED:
                 yield
                 return
             with file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):  # at once: a child forked meanwhile has a copy of the open file
+                        fcntl.flock(file, fcntl.LOCK_UN)
+
+    if hasattr(os, "register_at_fork"):  # a child forked while another thread compiles would wait for it forever
+        _compiling = global_compiler_lock._lock
+        os.register_at_fork(
+            before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release
+        )
