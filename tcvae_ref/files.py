@@ -2,17 +2,21 @@
 
 import errno
 import fcntl
+import glob
+import hashlib
 import io
 import json
 import lzma
 import math
 import os
+import secrets
 import stat
+import sys
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +29,13 @@ _BLOCK = 1 << 22  # bytes read or written at a time
 _LARGEST_TEXT = 1 << 28  # bytes; an evaluation of a million factors has fewer
 _MOST_PACKED = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # bytes that one byte of an archive can stand for
 _LONGEST_HEADER = 1 << 16  # bytes; NumPy parses 10,000 characters
+_PARTIAL = ".partial"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What flock answers on file systems that have none."""
+CHECKSUM = "checksum"
+"""Name, in a sealed JSON object, of the SHA-256 of all its other entries."""
+SUMS = "SHA256SUMS"
+"""In a folder: the SHA-256 of files in it, as `sha256sum --check` reads them."""
 
 
 def real_path(path: Path) -> Path:
@@ -81,7 +92,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes its name only when it is complete and on the disk.
 
     A failure or a kill at any moment leaves what was at `path` before, or nothing; after a kill a file
-    `.NAME.*.partial` may remain beside it. A symbolic link is followed.
+    `.NAME.*.partial` may remain beside it, until the next write of that name. A symbolic link is followed. Of several
+    writers of one name, in threads or processes, or on machines that share the folder, each writes a whole file.
 
     Raises
     ------
@@ -91,17 +103,22 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         The folder is missing or cannot be written, or the disk is full.
     """
     target = check_writable(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    clear_away(target.parent, target.name)
+    partial = None
     try:
-        with open(partial, "wb") as file:
+        partial, opened = _open_partial(target)
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, target)
+            os.replace(partial, target)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(partial):
-            error.filename = str(path)
+        if partial is not None:
+            with suppress(OSError):  # of a disk that fails the first error says more
+                partial.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            ours = error.filename is None or Path(os.fsdecode(error.filename)).suffix == _PARTIAL
+            error.filename = str(path) if ours else error.filename
         raise
 
 
@@ -128,9 +145,53 @@ def lock_file(path: Path) -> IO[bytes]:
     return file
 
 
+def _open_partial(target: Path) -> tuple[Path, IO[bytes]]:
+    """A new file beside `target`, locked, so that `clear_away` sees that its writer lives."""
+    while True:
+        partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}")
+        file = open(partial, "xb")  # noqa: SIM115
+        with suppress(BlockingIOError):  # `clear_away` came between
+            if not _lock(file) or os.fstat(file.fileno()).st_nlink:
+                return partial, file
+        file.close()
+
+
+def clear_away(folder: Path, name: str) -> None:
+    """Remove what killed writers of a file left; what a living one writes stays, and all where there are no locks."""
+    for partial in folder.glob(f".{glob.escape(name)}.*{_PARTIAL}"):
+        with suppress(OSError), open(partial, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+
+
+def _lock(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Lock a file until `_unlock` or its end : False on a file system without locks, such as some network folders.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it, and it is not waited for.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """Give a lock back at once: a child forked meanwhile would keep it with its copy of the file."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
 @contextmanager
 def locked(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """Hold a folder for this process alone, and clear away what killed writers of some files left in it.
+
+    On a file system without locks it is not held, and that is said on standard error.
 
     Parameters
     ----------
@@ -145,15 +206,33 @@ def locked(folder: Path, names: Sequence[str]) -> Iterator[None]:
     """
     with lock_file(folder / ".lock") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = _lock(file)
         except BlockingIOError:
             raise InputError(
                 f"{folder}: another process is writing to it; wait until it has finished, or choose another folder"
             ) from None
-        for name in names:
-            for partial in folder.glob(f".{name}.*.partial"):
-                partial.unlink(missing_ok=True)
-        yield
+        if not held:
+            print(
+                f"note: {folder}: its file system has no locks; see to it that no other process writes there meanwhile",
+                file=sys.stderr,
+            )
+        try:
+            for name in names:
+                clear_away(folder, name)
+            yield
+        finally:
+            _unlock(file)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process holds the file `lock`, and hold it; without effect where there are no locks."""
+    with lock_file(lock) as file:
+        _lock(file, wait=True)
+        try:
+            yield
+        finally:
+            _unlock(file)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -199,6 +278,59 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum of itself, which `check_seal` compares."""
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def check_seal(path: Path, content: dict[str, Any], remedy: str) -> None:
+    """Require that a JSON object read from `path` is as it was sealed; one without a checksum is taken as it is.
+
+    Raises
+    ------
+    InputError
+        It is not.
+    """
+    if CHECKSUM in content and content[CHECKSUM] != _checksum(content):
+        raise InputError(
+            f"{path}: was changed since it was written, its checksum does not fit; {remedy}, or remove {CHECKSUM!r} "
+            "from it if the change was meant"
+        )
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_sums(folder: Path, names: Sequence[str]) -> None:
+    """Write the checksums of those of some files that are there."""
+    there = [name for name in names if (folder / name).is_file()]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in there]
+    with atomic_write(folder / SUMS) as file:
+        file.write("".join(lines).encode())
+
+
+def check_sums(folder: Path, remedy: str) -> None:
+    """Require that files are as they were when `write_sums` wrote down their checksums, if it did.
+
+    Raises
+    ------
+    InputError
+        One is missing or was changed.
+    """
+    if not (folder / SUMS).is_file():
+        return
+    for line in (folder / SUMS).read_bytes().splitlines():
+        digest, _, name = line.decode(errors="replace").partition("  ")
+        path = folder / Path(name).name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise InputError(
+                f"{path}: was changed since it was written, its checksum in {SUMS} does not fit; {remedy}, or remove "
+                f"{SUMS} if the change was meant"
+            )
+
+
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -239,6 +371,7 @@ class NpzReader:
             raise InputError(f"{path}: is not a file; give the name of an npz")
         try:
             self._zip = zipfile.ZipFile(path)
+            self._compare_names()
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
         except (*_DAMAGE, OSError) as error:
@@ -249,6 +382,15 @@ class NpzReader:
 
     def __exit__(self, *exception: object) -> None:
         self._zip.close()
+
+    def _compare_names(self) -> None:
+        """Let zipfile compare each member's two names, at its place and in the directory: neither has a checksum."""
+        try:
+            for member in self._zip.infolist():
+                self._zip.open(member).close()
+        except BaseException:
+            self._zip.close()
+            raise
 
     def __contains__(self, name: str) -> bool:
         return f"{name}.npy" in self._zip.namelist()

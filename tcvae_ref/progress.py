@@ -62,7 +62,7 @@ class Progress:
             return
         try:
             self._show(done, total, text)
-        except BrokenPipeError:  # nobody reads any more; the work goes on
+        except OSError:  # nobody reads any more, or the disk of a log is full; the work goes on
             self._deaf = True
 
     def _show(self, done: int, total: int, text: str) -> None:

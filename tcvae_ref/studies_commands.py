@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.command_parts import EPILOG, KERNELS, Machinery, machinery, path_argument
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION
-from tcvae_ref.files import atomic_write, check_folder, locked, read_text_file, real_path
+from tcvae_ref.files import (
+    SUMS,
+    atomic_write,
+    check_folder,
+    check_sums,
+    locked,
+    read_text_file,
+    real_path,
+    write_sums,
+)
 from tcvae_ref.progress import Progress
 from tcvae_ref.studies import bias, column_weights, page, results, runner, scoring, sensitivity, study, table
 from tcvae_ref.studies import figures as study_figures
@@ -31,7 +41,9 @@ RUNS = runner.RUNS
 TRAVERSALS = Path("figures") / "traversals.png"
 """In a run's folder."""
 _MEASURED = "measured"
-_FILES = (STUDY, table.RESULTS, table.SECONDS, MEASURED, PAGE, COMMAND)
+_NUMBERS = (STUDY, table.RESULTS, table.SECONDS, MEASURED, COMMAND)
+"""What `figures` reads, and its checksums are kept of."""
+_FILES = (*_NUMBERS, PAGE, SUMS)
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +247,7 @@ def _write(of: Study, found: Mapping[str, Mapping[str, Any]], folder: Path, comm
         if measured:
             table.write(measured, folder / MEASURED)
     table.write([{"key": key, "seconds": result["seconds"]} for key, result in found.items()], folder / table.SECONDS)
+    write_sums(folder, _NUMBERS)
 
 
 def is_study(what: Path) -> bool:
@@ -249,11 +262,12 @@ def _folder(what: Path) -> Path:
 def draw_study(arguments: argparse.Namespace) -> int:
     """Do `figures STUDY`: draw a study's figures and write its page again, from its tables."""
     folder = _folder(arguments.folder)
-    of = study.read(folder / STUDY)._replace(name=real_path(folder).name)
     out = arguments.out or folder
     check_folder(out)
     command = folder / COMMAND
-    with locked(folder, _FILES):
+    with locked(folder, _FILES) if os.access(folder, os.W_OK) else nullcontext():  # a read-only one may be drawn too
+        check_sums(folder, "run tcvae-ref sweep again")
+        of = study.read(folder / STUDY)._replace(name=real_path(folder).name)
         said = read_text_file(command).decode(errors="replace").strip() if command.exists() else ""
         try:
             _draw(of, folder, said, out)

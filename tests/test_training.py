@@ -474,6 +474,7 @@ class TestRun:
         content = json.loads((run.folder / "run.json").read_text())
         old = {name: value for name, value in content["settings"].items() if name not in ADDED}
         content |= {"format": 1, "settings": old}
+        del content["checksum"]
         content["data"] = {name: content["data"][name] for name in ("grid", "file", "sha256")}
         (run.folder / "run.json").write_text(json.dumps(content))
         with np.load(run.folder / "checkpoint.npz") as file:
@@ -587,7 +588,9 @@ class TestRun:
             checkpoint.write_bytes(content)
             with pytest.raises(InputError, match=r"checkpoint\.npz"):
                 run.load(4096, 72)
-        text = settings.read_text()
+        content = json.loads(settings.read_text())
+        del content["checksum"]  # or it would be the first to notice
+        text = json.dumps(content)
         for content in (
             *("", "[]", "{}", '{"format": 1}', '{"format": 2}', "[" * 100_000, '{"format": ' + "9" * 5000 + "}"),
             text.replace("beta_", "bta_"),

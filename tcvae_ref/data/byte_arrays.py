@@ -1,5 +1,6 @@
 """Arrays of bytes in npy files: mapped into memory if the header is honest, and written row by row."""
 
+import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,10 @@ from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, read_npy_header
+
+_SEAL = b"SHA-256 of rows:"
+"""After the bytes of an array that was written here, before their checksum; other readers of npy do not look there."""
+_SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
 
 
 def map_bytes(path: Path) -> NDArray[np.uint8]:
@@ -34,7 +39,7 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
         order = " in Fortran order" if fortran else ""
         raise InputError(f"{path}: holds {dtype} {shape}{order}; uint8 in C order is needed: numpy.ascontiguousarray")
     held = path.stat().st_size - start
-    if min(shape, default=1) < 1 or math.prod(shape) != held:
+    if min(shape, default=1) < 1 or (math.prod(shape) != held and not _seal(path, start + math.prod(shape))):
         raise InputError(f"{path}: declares {shape} uint8 and holds {held} bytes; the file is damaged or empty")
     try:
         return np.memmap(path, np.uint8, "r", start, shape)
@@ -44,10 +49,30 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
         ) from None
 
 
+def seal_fits(path: Path, mapped: NDArray[np.uint8]) -> bool:
+    """Whether an array mapped from `path` is as it was written, all of it read; where there is no checksum, True."""
+    seal = _seal(path, path.stat().st_size - _SEAL_BYTES)
+    return not seal or seal == _SEAL + hashlib.sha256(mapped.data).digest()
+
+
+def _seal(path: Path, start: int) -> bytes:
+    """The checksum with its name, if the file's last bytes, from `start` on, are one; else nothing."""
+    if start < 0 or path.stat().st_size != start + _SEAL_BYTES:
+        return b""
+    with open(path, "rb") as file:
+        file.seek(start)
+        content = file.read()
+    return content if content.startswith(_SEAL) else b""
+
+
 def write_bytes(path: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> None:
-    """Write an npy file of `shape`, atomically, from blocks along its first axis."""
+    """Write an npy file of `shape`, atomically, from blocks along its first axis; their checksum after them."""
     with atomic_write(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
+        digest = hashlib.sha256()
         for block in blocks:
-            file.write(np.ascontiguousarray(block).data)
+            rows = np.ascontiguousarray(block).data
+            file.write(rows)
+            digest.update(rows)
+        file.write(_SEAL + digest.digest())

@@ -1,6 +1,5 @@
 """Folders of pictures: every one cropped and resized alike, held as bytes, and kept in a cache."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError, option, whole_number
-from tcvae_ref.data.byte_arrays import map_bytes, write_bytes
+from tcvae_ref.data.byte_arrays import map_bytes, seal_fits, write_bytes
 from tcvae_ref.data.factors import MOST_IMAGES, ByteImages, FactorDataset
-from tcvae_ref.files import lock_file, real_path
+from tcvae_ref.files import alone, real_path
 from tcvae_ref.types import ProgressHook
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def read_pictures(
     kept = cache / f"pictures-{_key(files, wanted)}.npy"
     if not _holds(kept, shape):
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(kept):
+        with alone(cache / ".lock"):
             if not _holds(kept, shape):
                 write_bytes(kept, shape, _prepared(files, wanted, progress))
     return map_bytes(kept)
@@ -166,20 +165,11 @@ def _key(files: Sequence[Path], wanted: Preparation) -> str:
     return digest.hexdigest()[:32]
 
 
-@contextmanager
-def _alone(kept: Path) -> Iterator[None]:
-    """Wait until no other process makes caches in this folder, and clear away what killed ones left of this one."""
-    with lock_file(kept.with_name(".lock")) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for partial in kept.parent.glob(f".{kept.name}.*.partial"):
-            partial.unlink(missing_ok=True)
-        yield
-
-
 def _holds(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether a cache of this shape is there, in its full length; the bytes themselves are not verified."""
+    """Whether a cache of this shape is there, with the bytes that were written; one of version 0.5 has no checksum."""
     try:
-        return map_bytes(path).shape == shape
+        rows = map_bytes(path)
+        return rows.shape == shape and seal_fits(path, rows)
     except (FileNotFoundError, InputError):
         return False
 

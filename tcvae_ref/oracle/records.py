@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import check_folder, read_json, write_json
+from tcvae_ref.files import check_folder, check_seal, read_json, sealed, write_json
 from tcvae_ref.oracle import encoding
 from tcvae_ref.oracle.types import Case, CheckResult, Counterexample, Report, Verdict
 
@@ -89,7 +89,7 @@ def save(report: Report, folder: Path = FOLDER) -> dict[int, str]:
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
     for kept in failing.values():
-        write_json(folder / f"{kept.id}.json", _to_json(kept))
+        write_json(folder / f"{kept.id}.json", sealed(_to_json(kept)))
     return {i: kept.id for i, kept in failing.items()}
 
 
@@ -110,13 +110,15 @@ def load(name: str, folder: Path = FOLDER) -> Record:
     """
     path = folder / f"{_full_id(name, folder)}.json"
     try:
-        kept = _from_json(read_json(path))
+        content = read_json(path)
+        kept = _from_json(content)
     except (*encoding.DAMAGE, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error}); run the check again to save it anew") from None
     if kept.id != path.stem:
         raise InputError(f"{path}: holds the case {kept.id}; give the file its name back")
     if kept.id != case_id(kept.target, kept.check, kept.dtype, kept.variant, kept.case):
         raise InputError(f"{path}: was changed by hand, its id does not fit its inputs; run the check again")
+    check_seal(path, content, "run the check again")
     return kept
 
 

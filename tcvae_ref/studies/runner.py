@@ -6,15 +6,13 @@ there and holds what is asked; a training run beside it is a run like any other.
 result depends on how many workers there are.
 """
 
-import fcntl
-import itertools
 import os
 import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from tcvae_ref import __version__
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.data.image_folder import without_warnings
-from tcvae_ref.files import lock_file, locked, read_json, write_json
+from tcvae_ref.files import alone, check_seal, clear_away, locked, read_json, sealed, write_json
 from tcvae_ref.studies.study import RunSpec
 from tcvae_ref.training import Operations, Run, TrainingDiverged, TrainingState, initial_state, train
 from tcvae_ref.training.run import FILES, Saver
@@ -67,10 +65,9 @@ class Stopped(Exception):
 
 def result_of(store: Path, job: Job) -> dict[str, Any] | None:
     """The result of a job, if it is there and holds all that is wanted; a failed one holds no more than the reason."""
-    path = store / RUNS / job.key / RESULT
-    if not path.is_file():
+    content = _read(store / RUNS / job.key / RESULT)
+    if content is None:
         return None
-    content = _read_result(path)
     complete = content["status"] == "failed" or set(job.wanted) <= content["parts"].keys()
     return content if complete else None
 
@@ -89,11 +86,14 @@ def _is_cell(name: str, value: Any) -> bool:
     return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def _read_result(path: Path) -> dict[str, Any]:
-    """Read what `do` wrote."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """A result as `do` wrote it, whatever was wanted then; None where there is none."""
+    if not path.is_file():
+        return None
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise InputError(f"{path}: format {content.get('format')!r}; this version reads {FORMAT}: choose another --out")
+    check_seal(path, content, "remove it, and tcvae-ref sweep computes it again")
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content.get(name), kind)]
     if not wrong:
         rows = [row for part in content["parts"].values() for row in (part if isinstance(part, list) else [part])]
@@ -142,11 +142,12 @@ def do(job: Job, store: Path, work: Work, computed_with: str, parent: int | None
 
     folder = store / RUNS / job.key
     folder.mkdir(parents=True, exist_ok=True)
-    with threadpool_limits(1), _alone(folder):
+    with threadpool_limits(1), alone(folder / _LOCK):  # the worker of a sweep that was killed may be at it still
+        clear_away(folder, RESULT)
         found = result_of(store, job)
         if found is None:
             found = _result(job, folder, work, computed_with, parent)
-            write_json(folder / RESULT, found)
+            write_json(folder / RESULT, sealed(found))
         (folder / _POSITION).unlink(missing_ok=True)
     return str(found["status"])
 
@@ -158,10 +159,11 @@ def _result(job: Job, folder: Path, work: Work, computed_with: str, parent: int 
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + 1.0
-            (folder / _POSITION).write_text(str(_WHOLE * done // total))
+            with suppress(OSError):  # a full disk ends the work when there is something to save
+                (folder / _POSITION).write_text(str(_WHOLE * done // total))
 
     path = folder / RESULT
-    before = _read_result(path) if path.is_file() else None  # of another study, which wanted less
+    before = _read(path)  # of another study, which wanted less
     kept = before["parts"] if before is not None else {}
     try:
         missing = job._replace(wanted=tuple(name for name in job.wanted if name not in kept))
@@ -183,16 +185,6 @@ def _result(job: Job, folder: Path, work: Work, computed_with: str, parent: int 
 def _both(before: str, now: str) -> str:
     """What some parts of a result were made with, and others."""
     return now if before == now else f"{before}; {now}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process works on a folder, such as the worker of a sweep that was killed."""
-    with lock_file(folder / _LOCK) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for partial in itertools.chain(folder.glob(f".{RESULT}.*.partial"), folder.glob("figures/.*.partial")):
-            partial.unlink(missing_ok=True)
-        yield
 
 
 def train_run(
@@ -405,9 +397,9 @@ class _Tally:
 
     def _position(self, job: Job) -> int:
         folder = self._store / RUNS / job.key
-        if result_of(self._store, job) is not None:
-            return _WHOLE
         try:
+            if result_of(self._store, job) is not None:
+                return _WHOLE
             return min(int((folder / _POSITION).read_text()), _WHOLE)
-        except (OSError, ValueError):
+        except (OSError, ValueError, InputError):  # what is wrong with a result is said by whoever needs it
             return 0

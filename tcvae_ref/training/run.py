@@ -4,6 +4,7 @@ RUN/run.json        settings and data, written at the start (again when the epoc
 RUN/checkpoint.npz  everything of a `TrainingState`, replaced as a whole
 RUN/history.csv     what is recorded of every epoch, the ELBO terms first, for other programs
 
+An array's bytes carry the archive's checksums, run.json one of its own, which earlier versions did not write.
 Format 2 adds to format 1, of version 0.4, settings, sources, statistics and the discriminator; 1 is still read.
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 import tcvae_ref
 from tcvae_ref.checks import InputError, whole_number
 from tcvae_ref.data.factors import FactorDataset
-from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, read_json, write_json
+from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, check_seal, read_json, sealed, write_json
 from tcvae_ref.training.adam import AdamState
 from tcvae_ref.training.adversary import Adversary
 from tcvae_ref.training.loop import TrainingState, initial_state, recorded
@@ -73,7 +74,7 @@ class Run(NamedTuple):
             "settings": self.settings.to_json(),
             "data": {**self.source._asdict(), "sha256": self.data_digest},
         }
-        write_json(self.folder / _SETTINGS, content)
+        write_json(self.folder / _SETTINGS, sealed(content))
 
     def extend(self, epochs: int) -> "Run":
         """Raise the number of epochs."""
@@ -94,6 +95,7 @@ class Run(NamedTuple):
             raise InputError(f"{folder}: holds no run ({_SETTINGS} is missing); train one with --out {folder}")
         content = read_json(folder / _SETTINGS)
         _check_format(folder / _SETTINGS, content.get("format"))
+        check_seal(folder / _SETTINGS, content, "restore the file")
         try:
             settings = Settings.from_json(content["settings"])
             data = content["data"]
