@@ -219,13 +219,13 @@ def _continued_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run
 
 
 class _StopAtSignal:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second one interrupts at once."""
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self._asked = False
 
     def __enter__(self) -> "_StopAtSignal":
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *_endings())}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -346,9 +346,14 @@ def _bench(arguments: argparse.Namespace) -> int:
 # --- main --------------------------------------------------------------------------------------------------
 
 
+def _endings() -> tuple[signal.Signals, ...]:
+    """Signals that ask a process to end; SIGHUP, of a terminal that is closed, unless nohup shields from it."""
+    return (signal.SIGTERM,) if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that no file is left half written; only the main thread may."""
+    """Let SIGTERM and SIGHUP do what Ctrl-C does: no file or process is left behind. Only the main thread may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -356,11 +361,12 @@ def _terminable() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _endings()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -389,7 +395,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 1)
     except OSError as error:
         where, said = ("" if error.filename is None else f"{error.filename}: "), error.strerror or error
-        if error.errno in _WRONG_PLACE and error.filename is not None:
+        if error.errno == errno.ENOENT and error.filename is None:  # which is gone
+            where = "the current folder: "
+        if error.errno in _WRONG_PLACE and where:
             return _complain(f"{where}{said}", 2)
         return _complain(f"{where}{said}; what was saved before is intact", 1)
     except MemoryError as error:

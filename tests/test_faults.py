@@ -7,9 +7,11 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +173,7 @@ class TestChecksums:
         assert runner.result_of(tmp_path, job)["seconds"] == 1.5
         for name in ("status", "parts", "seconds"):
             write_json(path, self.result(**{name: None}))
-            with pytest.raises(InputError, match=rf"result\.json: {name} is None; the file is damaged"):
+            with pytest.raises(InputError, match=rf"result\.json: is damaged in {name}"):
                 runner.result_of(tmp_path, job)
 
     def test_the_numbers_of_a_study(self, tmp_path):
@@ -226,3 +228,57 @@ class TestChecksums:
         path.write_bytes(whole[: at[which]] + b"m" + whole[at[which] + 1 :])
         with pytest.raises(InputError, match=r"a\.npz: not a complete npz"):
             NpzReader(path)
+
+
+class TestCommands:
+    def test_a_current_folder_that_is_gone(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        for arguments in (["train", "--out", "run", *TRAIN, *NUMPY], ["sweep", "trade-off", *NUMPY]):
+            assert cli.main(arguments) == 2
+            assert capsys.readouterr().err == "tcvae-ref: the current folder: No such file or directory\n"
+
+    @pytest.mark.parametrize("shielded", [False, True])
+    def test_a_terminal_that_is_closed(self, tmp_path, shielded):
+        """SIGHUP saves and stops, as Ctrl-C does; under nohup it does nothing."""
+        how = "SIG_IGN" if shielded else "SIG_DFL"
+        start = f"import signal; signal.signal(signal.SIGHUP, signal.{how}); "
+        start += "from tcvae_ref import cli; raise SystemExit(cli.main())"
+        options = [*TRAIN[:-1], "100000", "--save-every", "0.1", *NUMPY]
+        process = subprocess.Popen(
+            [sys.executable, "-c", start, "train", "--out", tmp_path / "run", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "checkpoint.npz").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
+        if shielded:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "interrupted at step" in out
+        assert "Traceback" not in err
+
+    def test_an_isolated_check_ends_with_its_parent(self, tmp_path):
+        """A target that hangs does not go on for ever when its parent is killed without a word."""
+        (tmp_path / "hangs.py").write_text(
+            "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-m", "tcvae_ref.cli", "check", "hangs.py:loss", "--isolate"],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.1)
+        child = int((tmp_path / "pid").read_text())
+        parent.kill()
+        parent.wait()
+        while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{child}").exists()

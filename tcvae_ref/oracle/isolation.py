@@ -14,6 +14,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ CHECK = "tcvae_ref.oracle.checking:check"
 """What runs in the child."""
 
 _TICK = 0.1  # seconds between looks at whether the child is still there
+_ORPHANED = 1.0  # seconds between looks at whether the parent is still there
 _START = "start"
 """In place of a check's name, before the first."""
 
@@ -180,6 +182,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def main() -> int:
     """The child: run what the orders say, and answer on the pipe."""
     faulthandler.enable()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     entry, pipe = sys.argv[1], int(sys.argv[2])
     os.set_inheritable(pipe, False)
     target, options = json.load(sys.stdin)
@@ -202,6 +205,15 @@ def main() -> int:
         traceback.print_exc()
         say(failure=f"the check itself raised {type(error).__name__}: {error}")
     return 0
+
+
+def _end_with_parent(parent: int) -> None:
+    """Kill this process and what it started when its parent is gone without a word: nobody waits for the answer."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHANED)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 if __name__ == "__main__":
