@@ -1,5 +1,6 @@
 """The kernels against rigorous enclosures and against the reference: values, gradients, errors, bits, memory, code."""
 
+import errno
 import functools
 import os
 import re
@@ -20,7 +21,7 @@ from autograd import grad
 from autograd import numpy as anp
 from hypothesis import given, settings
 from problems import batches
-from tcvae_kernels import compiling, threads
+from tcvae_kernels import _jit, compiling, threads
 from tcvae_kernels import exp as exponential
 from tcvae_kernels.pairwise import Weights, log_sums_and_gradient
 
@@ -724,60 +725,72 @@ print(*(sum(s.cache_hits.values()) for s in stats), *(sum(s.cache_misses.values(
 """
 
 
-CACHE = """
-import os, sys, errno
-import numpy as np
-from tcvae_kernels import exp
-if sys.argv[1] == "full":
-    def fail(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    os.replace = fail
-x, out = np.array([0.0, -1.0, 2.0]), np.empty(3)
-for dtype in ("float64", "float32"):
-    a, b = x.astype(dtype), out.astype(dtype)
-    exp.exp_into(a, b)
-    np.testing.assert_allclose(b, np.exp(a), rtol=1e-6)
-stats = exp.exp_into.stats
-print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
-"""
-
-
 @interpreted_is_slow
-def test_a_cache_that_is_damaged_or_cannot_be_written(tmp_path):
-    """Machine code is run only if it is what was compiled, for these very types; without a disk all compile."""
-    here = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    assert script(CACHE, "full", **here).split() == ["0", "2"]
-    assert script(CACHE, "", **here).split() == ["0", "2"]
-    kept = sorted(path for path in tmp_path.rglob("*.nb?") if "exp_into" in path.name)
-    assert [path.suffix for path in kept] == [".nbc", ".nbc", ".nbi"]
-    first, second = kept[0].name.encode(), kept[1].name.encode()
-    for path, hits in ((kept[0], "1"), (kept[2], "0")):
-        whole = path.read_bytes()
-        content = bytearray(whole)
-        content[len(whole) // 2] ^= 1
-        if path.suffix == ".nbi":  # one kernel's name in another's place
-            content = whole.replace(first, second)
-            assert content != whole
-        path.write_bytes(content)
-        assert script(CACHE, "", **here).split() == [hits, str(2 - int(hits))]
-        assert script(CACHE, "", **here).split() == ["2", "0"]
-        path.write_bytes(b"")
-        assert script(CACHE, "", **here).split() == [hits, str(2 - int(hits))]
+class TestCache:
+    def test_what_is_damaged_is_not_run(self, tmp_path):
+        """Machine code is loaded only if it is what was compiled, and for the very types it was compiled for."""
+        kept = _jit._CheckedFile(str(tmp_path), "kernel", "stamp")
+        codes = {"float64": b"machine code", "float32": b"other machine code"}
+        for types, code in codes.items():
+            kept.save(types, code)
+        assert {types: kept.load(types) for types in codes} == codes
+        assert _jit._CheckedFile(str(tmp_path), "kernel", "another stamp").load("float64") is None
+        files = sorted(tmp_path.iterdir())
+        assert [path.suffix for path in files] == [".nbc", ".nbc", ".nbi"]
+        for path in files:
+            whole = path.read_bytes()
+            for i in range(8 * len(whole)):
+                content = bytearray(whole)
+                content[i // 8] ^= 1 << i % 8
+                path.write_bytes(content)
+                assert all(kept.load(types) in (None, code) for types, code in codes.items())
+            for content in (b"", whole[:-1], whole + b"x"):  # as after a power cut
+                path.write_bytes(content)
+                assert None in map(kept.load, codes)
+            for types, code in codes.items():  # compiled anew
+                kept.save(types, code)
+            assert {types: kept.load(types) for types in codes} == codes
 
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+    @pytest.mark.parametrize("call", ["replace", "makedirs"])
+    def test_a_disk_that_cannot_be_written(self, monkeypatch, code, call):
+        def fail(*arguments, **options):
+            raise OSError(code, os.strerror(code))
 
-@interpreted_is_slow
-def test_no_place_for_a_cache(tmp_path):
-    """Numba refuses such a function; ours are compiled in every process."""
-    text = (
-        """
-from numba.core import caching
-def nothing(self, function):
-    raise RuntimeError("cannot cache function: no locator available")
-caching.CacheImpl.__init__ = nothing
+        monkeypatch.setattr(os, call, fail)
+        assert _jit.jit(lambda x: x + 1)(1) == 2
+
+    def test_no_place_for_one(self, monkeypatch):
+        """Numba refuses a function then; ours are compiled in every process."""
+
+        def nowhere(*arguments):
+            raise RuntimeError("cannot cache function: no locator available")
+
+        monkeypatch.setattr("numba.core.caching.CacheImpl.__init__", nowhere)
+        assert _jit.jit(lambda x: x + 1)(1) == 2
+
+    def test_a_fork_waits_for_a_compilation(self):
+        """Its child would wait for the thread that compiles, which it does not have."""
+        text = """
+import os, signal, threading, time
+import tcvae_kernels
+from numba.core.compiler_lock import global_compiler_lock
+def compile():
+    with global_compiler_lock:
+        held.set()
+        time.sleep(0.5)
+held = threading.Event()
+thread = threading.Thread(target=compile)
+thread.start()
+held.wait()
+if (child := os.fork()) == 0:
+    signal.alarm(20)
+    with global_compiler_lock:
+        os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+thread.join()
 """
-        + CACHE
-    )
-    assert script(text, "").split() == ["0", "2"]
+        script(text)
 
 
 @interpreted_is_slow
