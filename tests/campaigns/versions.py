@@ -12,7 +12,7 @@ PyTorch is installed where `--with-torch` says, by default nowhere: on some mach
 Without it the tests that compare with it are skipped, and the table says so.
 
 Results go to `--out` as versions.json and versions.md after each environment; environments of an earlier run that are
-not run again stay in the table. A quarter of an hour to half an hour for each environment, on two cores.
+not run again stay in the table. An environment takes as long as the tests, and some minutes more to install.
 """
 
 import argparse
