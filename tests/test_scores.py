@@ -816,6 +816,16 @@ class TestBinned:
             assert not result.entropies[3:].any()
             assert not modularity(result).informative[3:].any()
 
+    def test_the_fewest_samples_and_the_largest_codes(self):
+        two, numbers = np.array([[0.0, 0.0], [draws.LARGEST_CODE, 0.0]]), np.array([[0], [1]])
+        for sampling in ({"samples": None}, {"samples": 2, "rng": 0}):  # the seed draws one of each
+            result = mig_binned(two, None, numbers, bins=2, **sampling)
+            assert result.information[0, 0] == pytest.approx(np.log(2), rel=1e-15)
+        with pytest.raises(InputError, match="samples=1 is too small"):
+            mig_binned(two, None, numbers, samples=1, rng=1)
+        with pytest.raises(InputError, match="rescale to 1e"):
+            mig_binned(np.nextafter(two, np.inf), None, numbers, samples=None)
+
     def test_widths_do_not_enter(self):
         one = mig_binned(IDENTITY, np.zeros((60, 3)), GRID, rng=0, samples=500)
         other = mig_binned(IDENTITY, np.full((60, 3), -50.0), GRID, rng=np.random.default_rng(0), samples=500)

@@ -74,6 +74,17 @@ RULES = [
         "tcvae_ref/convolution.py", "if len(shape) != 4 or shape[0] != shape[1] or shape[0] % stride:", "0 -> 1", 1,
         "the kernel is square by then", nth=2,
     ),
+    # --- metrics
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "if rows * CELL * sum(len(octave.cells) for octave in shared) <= LARGEST_SHARED:", "<= -> <", 1,
+        "one grid for all groups or one for each: the same integrals",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "results.append(integrals_over_tiles(alone, 1, 1, group_densities)[..., 0])", "1 -> 2", 1,
+        "the sum of the first two of one row", nth=1,
+    ),
     # --- kernels
     Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_64)[0]", "0 -> 1", 1, "four alike"),
     Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_32)[0]", "0 -> 1", 1, "four alike"),

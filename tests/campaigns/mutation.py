@@ -332,9 +332,13 @@ class Map:
                         self.reach[path, line].add(row["test"])
 
     def tests(self, mutant: Any, texts: dict[str, list[str]]) -> set[str]:
-        """Tests that reach the mutant; at import, tests that reach a line with a name that the statement binds."""
-        if mutant.scope:
-            return self.reach.get((mutant.path, mutant.line), set())
+        """Tests that reach the mutant; at import, tests that reach a line with a name that the statement binds.
+
+        What no test reaches may be a function that runs at import: then all tests that reach the file.
+        """
+        reached = self.reach.get((mutant.path, mutant.line), set())
+        if mutant.scope and reached:
+            return reached
         named = [
             place
             for path, lines in texts.items()
@@ -598,10 +602,10 @@ class Campaign:
 
             return Child(work, self.limit(tests))
 
-        self.judge([m for m in self.left() if m.scope], start)
+        self.judge([m for m in self.left() if m.scope and self.map.reach.get((m.path, m.line))], start)
 
     def copies(self) -> None:
-        """From a process that has not imported the project: what runs at import, and survivors once more."""
+        """From a process that has not imported the project: what runs at import only."""
 
         def start(mutant: Any, tests: list[str]) -> Child:
             def work(tell: Callable[[str], None]) -> int:
