@@ -285,6 +285,29 @@ class TestGrids:
         monkeypatch.setattr(octaves, "_BLOCK", 1000)
         np.testing.assert_allclose(values(mixture_entropies(mu, log_var, labels)), whole, rtol=0, atol=2e-14)
 
+    def test_tiles_hold_as_much_as_they_may(self, monkeypatch):
+        """A tile of the largest size is left whole; a larger one is cut, down to a cell and one on either side."""
+        rng, sizes, own = np.random.default_rng(8), [], brackets._own_density
+        mu, log_var, labels = rng.standard_normal(20), rng.uniform(-9, 0, 20), rng.integers(0, 3, (20, 2))
+
+        def recorded(octave, cells, rows, group_densities):
+            sizes.append((rows * octaves.CELL * len(cells), len(cells)))
+            return own(octave, cells, rows, group_densities)
+
+        def tiles(largest):
+            sizes.clear()
+            monkeypatch.setattr(brackets, "LARGEST_TILE", largest)
+            mixture_entropies(mu, log_var, labels)
+            assert all(size <= largest or cells <= 3 for size, cells in sizes)
+            return list(sizes)
+
+        monkeypatch.setattr(brackets, "_own_density", recorded)
+        whole = tiles(np.inf)
+        largest = max(whole)[0]
+        assert tiles(largest) == whole
+        assert len(tiles(largest - 1)) > len(whole)
+        assert max(tiles(1))[1] <= 3
+
     def test_grids_of_each_group_alone_do_not_matter(self, monkeypatch):
         """With a group that has no component, and one whose components are all narrow."""
         rng = np.random.default_rng(9)

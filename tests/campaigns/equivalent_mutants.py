@@ -85,6 +85,20 @@ RULES = [
         "results.append(integrals_over_tiles(alone, 1, 1, group_densities)[..., 0])", "1 -> 2", 1,
         "the sum of the first two of one row", nth=1,
     ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "tiles = [Tile(widest, int(cells[0]), int(cells[-1]) + 1, nothing, np.empty((rows, 0)))]", "1 -> 2", 1,
+        "there is no cell beyond the last", nth=2,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "tiles = [Tile(widest, int(cells[0]), int(cells[-1]) + 1, nothing, np.empty((rows, 0)))]", "0 -> 1", 1,
+        "a density on no cells is not read", nth=2,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py", "cells = _between(octave.cells, tile.first - 1, tile.last + 1)", "1 -> 2", 2,
+        "one cell more on either side is computed and not added",
+    ),
     # --- kernels
     Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_64)[0]", "0 -> 1", 1, "four alike"),
     Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_32)[0]", "0 -> 1", 1, "four alike"),
