@@ -502,7 +502,7 @@ class Campaign:
             for path, own in sorted(items.items(), key=lambda pair: -len(pair[1])):
                 place = folder / f"{Path(path).stem}.json"
                 known = {row["test"] for row in json.loads(place.read_text())} if place.exists() else set()
-                if known and place.stat().st_mtime > (TOP / path).stat().st_mtime:
+                if place.exists() and place.stat().st_mtime > (TOP / path).stat().st_mtime:
                     continue
                 own = [item for item in own if item.nodeid not in known]
                 if not own:
