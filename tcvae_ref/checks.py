@@ -37,7 +37,7 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 500]} ... {plain[-495:]}"
 
 
-def _value(array: Any) -> Any:
+def value_of(array: Any) -> Any:
     """Take an array out of autograd's boxes (one box per level of differentiation)."""
     while isinstance(array, Box):
         array = array._value
@@ -67,13 +67,24 @@ def differentiated_once(where: str, *values: Any) -> list[Any]:
     return not_differentiated(where, *outer, *(v._value if isinstance(v, Box) else v for v in values))
 
 
+def not_masked(where: str, **named: Any) -> None:
+    """Refuse masked arrays: what is masked would be taken for data."""
+    for name, array in named.items():
+        if isinstance(value_of(array), np.ma.MaskedArray):
+            raise InputTypeError(
+                f"{where}: {name} is a masked array, whose mask would be lost; leave out what is masked, or fill it: "
+                f"numpy.asarray({name})"
+            )
+
+
 def arrays(where: str, **named: Array) -> None:
     """Require floating arrays of one dtype, float64 or float32, with finite entries.
 
     Raises
     ------
     InputTypeError
-        An argument is not an array, or the dtypes differ or are not float64 or float32.
+        An argument is not an array, or a masked one, or the dtypes differ or are not float64 or float32, in the
+        machine's own order of bytes.
     InputError
         An entry is nan or infinite.
     """
@@ -82,12 +93,13 @@ def arrays(where: str, **named: Array) -> None:
             raise InputTypeError(
                 f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})"
             )
-    dtypes = {name: str(array.dtype) for name, array in named.items()}
+    not_masked(where, **named)
+    dtypes = {name: str(value_of(array).dtype) for name, array in named.items()}  # a box says float64 of >f8
     if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float64", "float32"}:
         given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         raise InputTypeError(f"{where}: dtypes are {given}; all must be float64 or all float32: convert with .astype")
     for name, array in named.items():
-        finite = np.isfinite(_value(array))
+        finite = np.isfinite(value_of(array))
         if not finite.all():
             first = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise InputError(
@@ -122,7 +134,7 @@ def vectors(where: str, **named: Array) -> None:
 def log_variances(where: str, **named: Array) -> None:
     """Require logarithms of variances whose standard deviation and its inverse are finite numbers of their dtype."""
     for name, array in named.items():
-        values = _value(array)
+        values = value_of(array)
         most = 1400.0 if values.dtype == np.float64 else 170.0
         extreme = values.flat[np.argmax(np.abs(values))]
         if abs(extreme) > most:
@@ -147,6 +159,7 @@ def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> N
 
 def labels(where: str, name: str, array: Any, rows: int) -> None:
     """Require an integer array (rows, K)."""
+    not_masked(where, **{name: array})
     kind = getattr(getattr(array, "dtype", None), "kind", None)
     shape = getattr(array, "shape", None)
     if kind is None or kind not in "iu" or shape is None or len(shape) != 2 or shape[0] != rows:
@@ -167,11 +180,22 @@ def one_per_row(where: str, rows: int, **named: Array) -> None:
 def unit_interval(where: str, **named: Array) -> None:
     """Require entries between 0 and 1."""
     for name, array in named.items():
-        low, high = np.min(_value(array)), np.max(_value(array))
+        low, high = np.min(value_of(array)), np.max(value_of(array))
         if low < 0 or high > 1:
             raise InputError(
                 f"{where}: {name} lies in [{low:g}, {high:g}]; it must lie in [0, 1]: scale or threshold it"
             )
+
+
+LARGEST_DATA_SET = 2**63 - 1
+"""Beyond it the weights of stratified sampling leave the range in which float32 keeps the estimates' digits."""
+LARGEST_BATCH = 2**30
+"""Its square is what a matrix of weights may hold."""
+
+
+def _digits(number: int) -> str:
+    """A whole number, in short where it has more digits than anybody reads."""
+    return str(number) if number.bit_length() <= 128 else f"a number of {number.bit_length()} bits"
 
 
 def whole_number(where: str, name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -183,10 +207,15 @@ def whole_number(where: str, name: str, value: Any, least: int, most: int | None
     if number is None or isinstance(value, bool):
         raise InputTypeError(f"{where}: {name}={value!r} is a {type(value).__name__}; a whole number is needed")
     if number < least:
-        raise InputError(f"{where}: {name}={number} is too small; it must be at least {least}")
+        raise InputError(f"{where}: {name}={_digits(number)} is too small; it must be at least {least}")
     if most is not None and number > most:
-        raise InputError(f"{where}: {name}={number} is too large; it must be at most {most}")
+        raise InputError(f"{where}: {name}={_digits(number)} is too large; it must be at most {most}")
     return number
+
+
+def data_set_size(where: str, name: str, value: Any) -> int:
+    """Require how many inputs a data set has, from 1 to `LARGEST_DATA_SET`."""
+    return whole_number(where, name, value, 1, LARGEST_DATA_SET)
 
 
 def real_number(where: str, name: str, value: Any, least: float = -math.inf, *, above: bool = False) -> float:
@@ -205,8 +234,8 @@ def real_number(where: str, name: str, value: Any, least: float = -math.inf, *, 
 
 def batch_without_replacement(where: str, batch_size: int, dataset_size: int) -> tuple[int, int]:
     """Require 2 <= M <= N, what stratified sampling needs of a batch of M out of N; return both as Python's."""
-    batch_size = whole_number(where, "batch size M", batch_size, 1)
-    dataset_size = whole_number(where, "dataset_size", dataset_size, 1)
+    batch_size = whole_number(where, "batch size M", batch_size, 1, LARGEST_BATCH)
+    dataset_size = data_set_size(where, "dataset_size", dataset_size)
     if batch_size < 2:
         raise InputError(f"{where}: batch size M={batch_size} is too small; the weights divide by M - 1, so M >= 2")
     if batch_size > dataset_size:
@@ -219,7 +248,7 @@ def batch_without_replacement(where: str, batch_size: int, dataset_size: int) ->
 
 def whole_data_set(where: str, posteriors: int, dataset_size: int) -> int:
     """Require as many posteriors as the data set has inputs, what an exact aggregate needs; return N."""
-    dataset_size = whole_number(where, "dataset_size", dataset_size, 1)
+    dataset_size = data_set_size(where, "dataset_size", dataset_size)
     if posteriors != dataset_size:
         raise InputError(
             f"{where}: {posteriors} posteriors are given and dataset_size={dataset_size}; the exact aggregate "

@@ -49,8 +49,8 @@ def log_weights_mws(M: int, N: int) -> Array:
     -------
     log_w : (M, M)
     """
-    M = checks.whole_number("log_weights_mws", "M", M, 1)
-    N = checks.whole_number("log_weights_mws", "N", N, 1)
+    M = checks.whole_number("log_weights_mws", "M", M, 1, checks.LARGEST_BATCH)
+    N = checks.data_set_size("log_weights_mws", "N", N)
     return numpy.full((M, M), -math.log(N * M))
 
 
@@ -210,7 +210,7 @@ def log_qz_mws(z: Array, mu: Array, log_var: Array, dataset_size: int) -> LogQz:
         Shapes or dtypes do not fit, an entry is not finite, or dataset_size is not a positive whole number.
     """
     checks.matrices("log_qz_mws", z=z, mu=mu, log_var=log_var)
-    N = checks.whole_number("log_qz_mws", "dataset_size", dataset_size, 1)
+    N = checks.data_set_size("log_qz_mws", "dataset_size", dataset_size)
     return log_qz_rows(z, mu, log_var, log_weights_mws(len(z), N))
 
 
@@ -290,7 +290,7 @@ def log_qz_minibatch(z: Array, mu: Array, log_var: Array, dataset_size: int) -> 
         Shapes or dtypes do not fit, an entry is not finite, or dataset_size is not a positive whole number.
     """
     checks.matrices("log_qz_minibatch", z=z, mu=mu, log_var=log_var)
-    checks.whole_number("log_qz_minibatch", "dataset_size", dataset_size, 1)
+    checks.data_set_size("log_qz_minibatch", "dataset_size", dataset_size)
     return log_qz_rows(z, mu, log_var, -math.log(len(z)))
 
 

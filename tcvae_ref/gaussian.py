@@ -7,6 +7,7 @@ Pairwise arrays are indexed [i, j, d]: sample i, posterior j, dimension d.
 import math
 
 import autograd.numpy as np
+import numpy
 
 from tcvae_ref import checks
 from tcvae_ref.types import Array
@@ -59,7 +60,8 @@ def log_density(z: Array, mu: Array, log_var: Array) -> Array:
     """
     checks.matrices("log_density", z=z, mu=mu, log_var=log_var)
     checks.log_variances("log_density", log_var=log_var)
-    return -0.5 * (((z - mu) * np.exp(-0.5 * log_var)) ** 2 + log_var + LOG_2PI)
+    with numpy.errstate(over="ignore"):
+        return -0.5 * (((z - mu) * np.exp(-0.5 * log_var)) ** 2 + log_var + LOG_2PI)
 
 
 def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
@@ -77,7 +79,8 @@ def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
     Returns
     -------
     L : (S, N, D), nats
-        L[i, j, d] for sample i, posterior j, dimension d. The memory is S * N * D numbers.
+        L[i, j, d] for sample i, posterior j, dimension d; -inf where the square overflows. The memory is S * N * D
+        numbers.
 
     Raises
     ------
@@ -86,7 +89,8 @@ def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
     """
     checks.samples_and_posteriors("log_density_matrix", z, mu, log_var)
     z_i, mu_j, log_var_j = z[:, None, :], mu[None, :, :], log_var[None, :, :]
-    return -0.5 * (((z_i - mu_j) * np.exp(-0.5 * log_var_j)) ** 2 + log_var_j + LOG_2PI)
+    with numpy.errstate(over="ignore"):
+        return -0.5 * (((z_i - mu_j) * np.exp(-0.5 * log_var_j)) ** 2 + log_var_j + LOG_2PI)
 
 
 def log_standard_normal(z: Array) -> Array:
@@ -99,6 +103,7 @@ def log_standard_normal(z: Array) -> Array:
     Returns
     -------
     log_pz : (M,), nats
+        -inf where the squares overflow.
 
     Raises
     ------
@@ -106,7 +111,8 @@ def log_standard_normal(z: Array) -> Array:
         z is not a finite (M, D) array.
     """
     checks.matrices("log_standard_normal", z=z)
-    return np.sum(-0.5 * (z**2 + LOG_2PI), axis=1)  # over dimensions d
+    with numpy.errstate(over="ignore"):
+        return np.sum(-0.5 * (z**2 + LOG_2PI), axis=1)  # over dimensions d
 
 
 def kl_to_standard_normal(mu: Array, log_var: Array) -> Array:
@@ -121,6 +127,7 @@ def kl_to_standard_normal(mu: Array, log_var: Array) -> Array:
     Returns
     -------
     kl : (M,), nats, never negative
+        Infinite where mu^2 or exp(log_var) overflows.
 
     Raises
     ------
@@ -128,4 +135,5 @@ def kl_to_standard_normal(mu: Array, log_var: Array) -> Array:
         The shapes or dtypes differ, or an entry is not finite.
     """
     checks.matrices("kl_to_standard_normal", mu=mu, log_var=log_var)
-    return 0.5 * np.sum(mu**2 + (np.expm1(log_var) - log_var), axis=1)  # over dimensions d
+    with numpy.errstate(over="ignore"):
+        return 0.5 * np.sum(mu**2 + (np.expm1(log_var) - log_var), axis=1)  # over dimensions d

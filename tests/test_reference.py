@@ -5,6 +5,7 @@ import math
 import naive
 import numpy as np
 import pytest
+import tcvae_kernels
 from autograd import grad
 from autograd import numpy as anp
 from autograd.test_util import check_grads
@@ -13,6 +14,7 @@ from problems import batches, expected_log_qz
 from scipy import stats
 from scipy.special import expit
 
+import tcvae_ref
 from tcvae_ref import (
     ElboTerms,
     InputError,
@@ -189,3 +191,48 @@ class TestNetworks:
         assert slope.dtype == np.float32
         np.testing.assert_array_equal(slope, [0, 0, 1])
         np.testing.assert_array_equal(relu(a), [0, 0, 2])
+
+
+class TestEdges:
+    """What lies at the edge of a format, or of what an array is."""
+
+    def test_where_squares_overflow_the_result_is_infinite_without_a_warning(self):
+        z, zero = np.array([[1e200, 1.0]]), np.zeros((1, 2))
+        for result in (
+            *(tcvae_ref.log_density(z, zero, zero)[0, :1], tcvae_ref.log_density_matrix(z, zero, zero)[0, 0, :1]),
+            *(tcvae_ref.log_standard_normal(z), tcvae_ref.gaussian_log_likelihood(z, zero, zero)),
+            *(-tcvae_ref.kl_to_standard_normal(z, zero), -tcvae_ref.kl_to_standard_normal(zero, zero + 800)),
+            tcvae_ref.log_qz_mws(z, zero, zero, 5).joint,
+        ):
+            np.testing.assert_array_equal(result, [-np.inf])
+
+    def test_a_mask_is_not_lost_in_silence(self):
+        zero = np.zeros((2, 2))
+        masked = np.ma.masked_array(zero, mask=[[True, False], [False, False]])
+        with pytest.raises(tcvae_ref.InputError, match="log_density: mu is a masked array"):
+            tcvae_ref.log_density(zero, masked, zero)
+
+    def test_another_order_of_bytes_is_refused_under_autograd_too(self):
+        zero = np.zeros((2, 2))
+        for function in (tcvae_ref.log_qz_mws, tcvae_kernels.log_qz_mws):
+            for call in (function, lambda *a, f=function: grad(lambda z: f(z, *a[1:]).joint.sum())(a[0])):
+                with pytest.raises(tcvae_ref.InputError, match="z >f8, mu float64"):
+                    call(zero.astype(">f8"), zero, zero, 5)
+
+    @pytest.mark.parametrize("N", [2**63, 2**1030, 10**5000], ids=["one more", "no float", "no text"])
+    def test_data_sets_larger_than_any_are_refused(self, N):
+        zero = np.zeros((2, 2))
+        for module in (tcvae_ref, tcvae_kernels):
+            for name in ("mws", "mss", "symmetric_mss", "minibatch", "exact"):
+                with pytest.raises(InputError, match=f"log_qz_{name}: dataset_size=.* is too large") as caught:
+                    getattr(module, f"log_qz_{name}")(zero, zero, zero, N)
+                assert len(str(caught.value)) < 140
+        for name in ("mws", "mss", "symmetric_mss"):
+            with pytest.raises(tcvae_ref.InputError, match="is too large; it must be at most"):
+                getattr(tcvae_ref, f"log_weights_{name}")(2, N)
+            with pytest.raises(tcvae_ref.InputError, match=r"M=.* is too large; it must be at most 1073741824"):
+                getattr(tcvae_ref, f"log_weights_{name}")(2**62, 2**62)
+
+    def test_the_largest_data_set(self):
+        log_w = tcvae_ref.log_weights_mss(3, 2**63 - 1)
+        np.testing.assert_allclose(log_w[0], [-63 * np.log(2), -np.log(2), -np.log(2)], rtol=1e-15)

@@ -18,7 +18,7 @@ def _exact(where: str, z: Array, mu: Array, log_var: Array, dataset_size: int) -
 
 def _mws(where: str, z: Array, mu: Array, log_var: Array, dataset_size: int) -> Weights:
     checks.matrices(where, z=z, mu=mu, log_var=log_var)
-    N = checks.whole_number(where, "dataset_size", dataset_size, 1)
+    N = checks.data_set_size(where, "dataset_size", dataset_size)
     _variances(log_var)
     return Weights(-math.log(N * len(z)))
 
@@ -41,7 +41,7 @@ def _symmetric_mss(where: str, z: Array, mu: Array, log_var: Array, dataset_size
 
 def _minibatch(where: str, z: Array, mu: Array, log_var: Array, dataset_size: int) -> Weights:
     checks.matrices(where, z=z, mu=mu, log_var=log_var)
-    checks.whole_number(where, "dataset_size", dataset_size, 1)
+    checks.data_set_size(where, "dataset_size", dataset_size)
     _variances(log_var)
     return Weights(-math.log(len(z)))
 

@@ -205,6 +205,7 @@ def _sums(x: Array, components: Components, from_maxima: bool) -> tuple[Array, A
 
 
 def _check_mixture(where: str, points: Array, mu: Array, log_var: Array, log_weights: Array) -> None:
+    checks.not_masked(where, log_weights=log_weights)
     weighted = hasattr(log_weights, "dtype")
     finite = np.where(log_weights == -np.inf, 0, log_weights) if weighted else log_weights
     checks.arrays(where, points=points, mu=mu, log_var=log_var, log_weights=finite)

@@ -10,6 +10,7 @@ Names: u is the unit roundoff, `gamma(k)` = k u / (1 - k u) bounds k roundings, 
 which bounds what underflow loses.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -176,7 +177,7 @@ class _Derivation:
         self.q = (self.distance * np.exp(-0.5 * self.log_var)) ** 2
         self.is_inside = self.inside()
         self.log_w = _log_weights(estimator, M, N)
-        self.log_w_terms = np.log(M) + (0.0 if estimator in ("minibatch", "exact") else np.log(N))
+        self.log_w_terms = math.log(M) + (0.0 if estimator in ("minibatch", "exact") else math.log(N))
         L = -0.5 * (self.q + self.log_var + LOG_2PI)
         self.S = L.sum(axis=2)
         self.T, self.T_d = self.S + self.log_w, L + self.log_w[..., None]
