@@ -98,7 +98,8 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
     Raises
     ------
     InputError, TypeError
-        z is not a finite (M, D) array, or the flow is not of three arrays of its D and dtype.
+        z is not a finite (M, D) array, the flow is not of three arrays of its D and dtype, or exp(c) or its inverse
+        overflows.
     """
     if len(flow) != len(FLOW):
         raise InputError(
@@ -112,6 +113,12 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
         raise InputError(
             f"log_flow: z is {z.dtype} {tuple(z.shape)} and the flow {a.dtype} {tuple(a.shape)}; "
             "z : (M, D) and a, c, b : (steps, D) share D and dtype"
+        )
+    most = 700.0 if c.dtype == numpy.float64 else 85.0
+    if (reached := float(numpy.max(numpy.abs(checks.value_of(c))))) > most:
+        raise InputError(
+            f"log_flow: |c| reaches {reached:g}; in {c.dtype} it must be at most {most:g}, so that w = exp(c) and its "
+            "inverse are finite: rescale, or look where it was computed"
         )
     y, log_slopes = z, np.zeros_like(z)
     w, u = np.exp(c), softplus(a + _IDENTITY)

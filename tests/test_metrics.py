@@ -10,7 +10,9 @@ from tcvae_ref import InputError, kl_to_standard_normal
 from tcvae_ref.metrics import (
     decomposition_exact,
     dimension_wise_kl_exact,
+    estimate,
     mig_quadrature,
+    mixture_entropies,
 )
 from tcvae_ref.metrics.mig import gaps, prepared
 
@@ -242,3 +244,37 @@ class TestDecomposition:
     def test_refusals(self, index, eps, match):
         with pytest.raises(InputError, match=match):
             decomposition_exact(self.mu, self.log_var, index, eps)
+
+
+class TestEdges:
+    def test_what_cannot_be_averaged_is_refused(self):
+        for values in (np.array([1.0, np.nan]), np.array([1.0, np.inf]), np.array([1.0]), np.zeros(0), [1.0, 2.0]):
+            with pytest.raises(InputError, match=r"^estimate: "):
+                estimate(values)
+
+    def test_entropies_that_are_not_numbers(self):
+        zero = np.zeros((4, 2))
+        with pytest.raises(InputError, match="dimension_wise_kl_exact: entropies has 1 nan"):
+            dimension_wise_kl_exact(zero, zero, np.array([1.0, np.nan]))
+
+    def test_groups_beyond_all_count(self):
+        labels = np.array([[0], [2**40]])
+        with pytest.raises(InputError, match="labels reach 1099511627776; they must be below"):
+            mixture_entropies(np.zeros(2), np.zeros(2), labels)
+
+    def test_masked_classes_are_not_taken_for_classes(self):
+        zero = np.zeros((4, 2))
+        classes = np.ma.masked_array([[0], [1], [0], [1]], mask=[[True], [False], [False], [False]])
+        with pytest.raises(InputError, match="mig_quadrature: classes is a masked array"):
+            mig_quadrature(zero, zero, classes)
+
+    def test_components_at_the_end_of_the_range_have_a_centre(self):
+        mu = np.full(2, 1.7e308)
+        got = mixture_entropies(mu, np.zeros(2), np.zeros((2, 0), int))
+        assert abs(got.marginal - 0.5 * np.log(2 * np.pi * np.e)) <= got.error
+
+    def test_indices_that_are_no_array(self):
+        zero = np.zeros((4, 2))
+        for index in ([0, 1], np.array(1), None):
+            with pytest.raises(InputError, match=r"index is .*integers"):
+                decomposition_exact(zero, zero, index, zero[:2])

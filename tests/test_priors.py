@@ -228,3 +228,12 @@ class TestRuns:
         )  # without noise a code is its mean
         plain = trained_model(PRESETS["hearts"], initial_state(PRESETS["hearts"], 64).parameters, [])
         assert plain.log_prior is log_standard_normal
+
+
+@pytest.mark.parametrize(
+    ("dtype", "c"), [("float64", 701.0), ("float64", -745.0), ("float32", 86.0), ("float32", -90.0)]
+)
+def test_a_flow_whose_steps_overflow_is_refused(dtype, c):
+    a = np.zeros((1, 2), dtype)
+    with pytest.raises(InputError, match=rf"log_flow: \|c\| reaches {abs(c):g}; in {dtype} it must be at most"):
+        log_flow(a, [a, a + c, a])

@@ -191,7 +191,14 @@ def _check_posteriors(where: str, mu: Array, log_var: Array) -> tuple[int, int]:
     return N, D
 
 
+def _described(array: Any) -> str:
+    """An array by dtype and shape, anything else by its kind."""
+    return f"{array.dtype} {array.shape}" if hasattr(array, "dtype") else f"a {type(array).__name__}"
+
+
 def _check_samples(index: NDArray[np.integer], eps: Array, N: int, D: int) -> int:
+    if getattr(index, "ndim", 0) != 1:
+        raise InputError(f"{WHERE}: index is {_described(index)}; integers (S,) are needed: numpy.asarray(index)")
     S = len(index)
     if S < 2 or eps.shape != (S, D):
         raise InputError(f"{WHERE}: {S} indices and eps {eps.shape}; (S,) and (S, {D}) with S >= 2 are needed")
@@ -215,7 +222,15 @@ def estimate(values: NDArray[np.float64]) -> Estimate:
     -------
     Estimate
         mean_i v_i and sqrt( sum_i (v_i - mean)^2 / (S - 1) / S ), in the unit of the values.
+
+    Raises
+    ------
+    InputError, TypeError
+        Not one finite number for each of at least two draws.
     """
+    checks.vectors("estimate", values=values)
+    if len(values) < 2:
+        raise InputError("estimate: one value has no standard error; give at least two")
     return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
 
 
@@ -245,6 +260,7 @@ def dimension_wise_kl_exact(mu: Array, log_var: Array, entropies: NDArray[np.flo
         raise InputError(
             f"dimension_wise_kl_exact: entropies {np.shape(entropies)}; ({D},) is needed, as mu {mu.shape}"
         )
+    checks.arrays("dimension_wise_kl_exact", entropies=entropies)
     second_moment = np.zeros(D)
     for start, stop in chunks(0, N, max(1, CHUNK_NUMBERS // D)):
         mu_n, log_var_n = InArrays(mu, log_var).chunk(start, stop)

@@ -32,6 +32,7 @@ __all__ = ["Entropy", "GroupDensities", "group_densities", "mixture_entropies", 
 FIRST_STEP = 0.25
 """The coarsest step of an octave's grid, in units of its smallest sigma; a power of two."""
 SMALLEST_SIGMA = 1e-100
+MOST_GROUPS = 2**24
 MOST_SIGMAS = 1e13
 """How far apart components may lie, in units of the smallest sigma: grid points must be exact numbers."""
 
@@ -133,6 +134,11 @@ def _components(
     checks.labels("mixture_entropies", "labels", labels, len(mu))
     if labels.size and labels.min() < 0:
         raise InputError("mixture_entropies: labels go below 0; number the groups 0, 1, ...")
+    if labels.size and labels.max() >= MOST_GROUPS:
+        raise InputError(
+            f"mixture_entropies: labels reach {labels.max()}; they must be below {MOST_GROUPS}: "
+            "number the groups 0, 1, ..."
+        )
     p = probabilities("mixture_entropies", len(mu), weights)
     if not p.all():
         there = np.flatnonzero(p)
@@ -145,7 +151,9 @@ def _components(
             f"mixture_entropies: log_var lies in [{log_var.min():.4g}, {log_var.max():.4g}]; widths between "
             f"{SMALLEST_SIGMA:g} and {1.0 / SMALLEST_SIGMA:g} are computed: rescale the components"
         )
-    centre = 0.5 * (mu.min() + mu.max())  # an entropy does not change with the origin, the size of grid numbers does
+    centre = (
+        0.5 * mu.min() + 0.5 * mu.max()
+    )  # an entropy does not change with the origin, the size of grid numbers does
     mu, rest = _difference(mu, float(centre))
     if float(np.max(np.abs(mu))) / float(sigma.min()) > MOST_SIGMAS:
         raise InputError(
