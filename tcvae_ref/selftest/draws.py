@@ -74,11 +74,12 @@ def batch(rng: np.random.Generator) -> Batch:
         z, mu, log_var, hard = _arrays(rng, M, D, dtype)
         with np.errstate(all="ignore"):
             z, mu, log_var = (a.astype(dtype) for a in (z, mu, log_var))
-            if _fits(z.astype(np.float64), mu.astype(np.float64), log_var.astype(np.float64), dtype):
+            if fits(z.astype(np.float64), mu.astype(np.float64), log_var.astype(np.float64), dtype):
                 return Batch(z, mu, log_var, dtype, estimator, N, hard)
 
 
-def _fits(z: Array, mu: Array, log_var: Array, dtype: str) -> bool:
+def fits(z: Array, mu: Array, log_var: Array, dtype: str) -> bool:
+    """Whether squares of z and mu, ((z - mu) / sigma)^2 and (z - mu) / sigma^2 leave room within the dtype."""
     largest = FORMATS[dtype].largest
     if not np.isfinite([z, mu, log_var]).all():
         return False
