@@ -278,3 +278,5 @@ class TestEdges:
         for index in ([0, 1], np.array(1), None):
             with pytest.raises(InputError, match=r"index is .*integers"):
                 decomposition_exact(zero, zero, index, zero[:2])
+        with pytest.raises(InputError, match="eps is a list; an array"):
+            decomposition_exact(zero, zero, np.arange(2), zero[:2].tolist())

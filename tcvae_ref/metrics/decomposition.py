@@ -199,6 +199,8 @@ def _described(array: Any) -> str:
 def _check_samples(index: NDArray[np.integer], eps: Array, N: int, D: int) -> int:
     if getattr(index, "ndim", 0) != 1:
         raise InputError(f"{WHERE}: index is {_described(index)}; integers (S,) are needed: numpy.asarray(index)")
+    if not hasattr(eps, "shape"):
+        raise InputError(f"{WHERE}: eps is {_described(eps)}; an array (S, {D}) is needed: numpy.asarray(eps)")
     S = len(index)
     if S < 2 or eps.shape != (S, D):
         raise InputError(f"{WHERE}: {S} indices and eps {eps.shape}; (S,) and (S, {D}) with S >= 2 are needed")
