@@ -243,8 +243,8 @@ def test_what_cannot_be_asked():
     assert probe_weights(subject(constant), ("tc",)).pattern == "unrecognised"
     with pytest.raises(InputError, match="M=3 is too small"):
         probe_weights(subject(constant), ("tc",), M=3)
-    with pytest.raises(InputError, match="M=1000000000000 is too large"):
-        probe_weights(subject(constant), ("tc",), M=10**12)
+    with pytest.raises(InputError, match="M=65 is too large"):
+        probe_weights(subject(constant), ("tc",), M=65)
     with pytest.raises(InputError, match="N=4 is too small"):
         probe_weights(subject(constant), ("tc",), M=5, N=4)
 

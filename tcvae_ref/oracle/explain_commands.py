@@ -46,7 +46,7 @@ def add_weights(
     """Mount weights, with the options of a target that `add_target` adds and `target_options` reads."""
     add_target(parser)
     parser.set_defaults(run=lambda arguments: _weights(arguments, target_options("weights", arguments)))
-    parser.add_argument("-M", type=int, default=5, help="batch size, 4 to 256 (5)")
+    parser.add_argument("-M", type=int, default=5, help="batch size, 4 to 64 (5)")
     parser.add_argument("-N", type=int, help="data set size that the target is told (100)")
     parser.add_argument("--out", type=_path, metavar="FILE", help="a picture of the matrices, as PNG")
 
@@ -58,7 +58,6 @@ def _path(text: str) -> Path:
 
 
 def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
-    from tcvae_ref.figures import draw
     from tcvae_ref.oracle.weight_probe import weights_figure, weights_text
 
     if arguments.out is not None:
@@ -72,7 +71,7 @@ def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     if arguments.out is not None:
         figure = weights_figure(probe)
         with atomic_write(arguments.out) as file:
-            draw(figure, file)
+            figure.savefig(file, format="png", dpi=150)
         print(f"\nfigure: {arguments.out}")
     return 1 if probe.joint is None and probe.marginals is None else 0
 

@@ -41,7 +41,6 @@ def page(report: Report, text: str, weights: "WeightProbe | None" = None) -> str
 
 
 def _weights(weights: "WeightProbe") -> list[str]:
-    from tcvae_ref.figures import draw
     from tcvae_ref.oracle.weight_probe import weights_figure, weights_text
 
     lines = ["<h2>The weights it uses</h2>", f"<pre>{html.escape(weights_text(weights))}</pre>"]
@@ -50,6 +49,6 @@ def _weights(weights: "WeightProbe") -> list[str]:
     except InputError:  # no matplotlib
         return lines
     picture = io.BytesIO()
-    draw(figure, picture)
+    figure.savefig(picture, format="png", dpi=150)
     data = base64.b64encode(picture.getvalue()).decode()
     return [*lines, f'<img alt="the recovered weights as a matrix" src="data:image/png;base64,{data}">']

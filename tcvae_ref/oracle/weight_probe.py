@@ -64,8 +64,8 @@ class WeightProbe(NamedTuple):
     """What the target claims to be."""
 
 
-MOST_ROWS = 256
-"""Of a batch whose weights are asked for: each of its M^2 weights is measured by calls with M rows."""
+MOST_ROWS = 64
+"""Of a batch whose weights are asked for: each of its M^2 weights is measured by calls with M rows, and drawn."""
 
 
 def probe_weights(subject: Subject, quantities: Sequence[str], M: int = 5, N: int | None = None) -> WeightProbe | None:
