@@ -452,7 +452,7 @@ def npy(rng, array, wild):
         size = rng.choice((0, 0xFFFF, 5000))
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", size) + b"{" + b" " * 6000 + data
     elif act == 10:  # a header that says it is long, and is, once it is unpacked
-        return b"\x93NUMPY\x02\x00" + struct.pack("<I", 0xFFFFFFF0) + b" " * rng.choice((10**5, 3 * 10**8))
+        return b"\x93NUMPY\x02\x00" + struct.pack("<I", 0xFFFFFFF0) + b" " * rng.choice((10**5, 2 * 10**7))
     elif act == 11:
         return header("'" + "(" * rng.choice((10, 900)), fortran, shape) + data
     elif act == 12:
