@@ -139,7 +139,8 @@ def _numbers(path: Path, archive: NpzReader, name: str) -> NDArray[np.float64]:
     array = archive.array(name)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: {name} is {array.dtype}; real numbers are needed")
-    array = array.astype(np.float64)
+    with np.errstate(over="ignore"):  # a long double may be beyond: infinite, and refused
+        array = array.astype(np.float64)
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
         raise InputError(

@@ -221,6 +221,7 @@ class TestFiles:
             ({"imgs": np.zeros((4, 3, 3), np.uint8)}, "multiple of 8"),
             ({"imgs": np.zeros((5, 64, 64), np.uint8)}, "5 images, latents_classes"),
             ({"latents_values": np.full((4, 6), np.nan)}, "holds nan or infinity"),
+            ({"latents_values": np.full((4, 6), np.longdouble(10) ** 400)}, "holds nan or infinity"),
             ({"latents_classes": np.zeros((4, 6))}, "latents_classes must be integers"),
             ({"latents_values": np.arange(24.0).reshape(4, 6)}, "several values"),
             ({"latents_values": np.full((4, 6), "a")}, "finite real numbers"),

@@ -129,6 +129,7 @@ class TestRefusals:
                 {"log_var": np.full((N, D), -np.inf)},
                 "log_var has 36 nan or infinite of 36 entries, the first at (0, 0)",
             ),
+            ({"mu": np.full((N, D), np.longdouble(10) ** 400)}, "mu has 36 nan or infinite of 36 entries"),
             ({"mu": np.full((N, D), 1j)}, "mu is complex128; real numbers are needed"),
             ({"mu": np.full((N, D), "a")}, "mu is <U1; real numbers"),
             ({"mu": np.array([[object()]])}, "mu is a pickle, which is never loaded"),

@@ -57,13 +57,15 @@ def read_npz(path: Path, progress: ProgressHook | None = None) -> FactorDataset:
             f"{path}: latents_classes is {classes.dtype} and latents_values {values.dtype}; latents_classes must be "
             "integers and latents_values finite real numbers"
         )
+    with np.errstate(over="ignore"):  # a long double may be beyond: infinite, and refused
+        values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: latents_values holds nan or infinity; latents_values must be finite real numbers")
     names = _factor_names(classes.shape[1])
     factors, columns = [], []
     for k, name in enumerate(names):
         _, first, column = np.unique(classes[:, k], return_index=True, return_inverse=True)
-        factor = Factor(name, values[first, k].astype(np.float64))
+        factor = Factor(name, values[first, k])
         if not np.allclose(factor.values[column], values[:, k], rtol=0.0, atol=1e-12):
             raise InputError(f"{path}: one class of {name} has several values in latents_values")
         factors.append(factor)
