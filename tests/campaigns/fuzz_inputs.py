@@ -891,7 +891,7 @@ def pictures(rng, box):
     limit = ["--limit", "2"] if chance(rng, 0.2) else []
     source = ["--celeba" if celeba else "--folder", "in/pictures", *crop, *cache, *limit]
     if chance(rng, 0.05):
-        return Case(["data", "show", *source, "--out", "out/a.png"], long=True)
+        return Case(["data", "show", *source, "--out", "out/a.png"], long=True, talks=True)
     batch = ["--batch", "1", "--encoder", "2", "--decoder", "2", "--latent", "2", "--epochs", "1", "--estimator", "mws"]
     return Case(["train", "--out", "out/run", *source, *batch, *NUMPY], long=True, talks=True)
 
