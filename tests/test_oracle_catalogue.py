@@ -33,7 +33,7 @@ STABLE = (
     "sum-not-mean divided-by-d sign-flipped constant-factor beta-for-beta-minus-one kl-counted-twice "
     "unit-noise shared-noise wrong-noise detached-sample beta-on-every-term reconstruction-scaled "
     "annealing-on-one-term "
-    "primitive-inaccurate unknown "
+    "other-weights primitive-inaccurate unknown "
 )
 WEIGHTS = {"alpha": 1.0, "beta": 6.0, "gamma": 1.0}
 TERMS = ("mi", "tc", "dwkl")

@@ -140,7 +140,33 @@ def test_weights_that_are_fixed_inside():
     assert check_step(loss=fixed, framework="torch", beta=4.0).verdict is Verdict.PASS
     wrong = check_step(loss=fixed, framework="torch", beta=6.0)
     assert wrong.verdict is Verdict.WRONG
-    assert "4 TC" in wrong.results[0].message
+    assert [one.id for one in wrong.diagnosis] == ["other-weights"]
+    assert "the loss has beta = 4 in effect, and 6 is meant; say --beta 4" in wrong.results[0].message
+    unsaid = check_step(loss=fixed, framework="torch")
+    assert unsaid.verdict is Verdict.PASS
+    assert "4 TC" in unsaid.results[0].message
+    assert any("beta = 4 inside" in note for note in unsaid.notes)
+    assert check_step(weights=lambda step: 4.0).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(("name", "found"), [
+    ("loss: KL + beta TC", []),
+    ("loss: KL twice", ["kl-counted-twice"]),
+    ("loss: beta-VAE", ["beta-on-every-term"]),
+    ("loss: TC subtracted", ["sign-flipped"]),
+    ("loss: summed over the batch", ["sum-not-mean"]),
+    ("loss: penalty times M", ["sum-not-mean"]),
+    ("loss: a half", ["constant-factor"]),
+    ("loss: no gamma", ["unknown"]),
+])  # fmt: skip
+def test_mistakes_around_a_beta_that_is_inside_and_unsaid(name, found):
+    """KL + beta TC is the loss of another beta: only who says beta can be told."""
+    inner = STEPS[name].make("torch")["loss"]
+
+    def fixed(nll, z, mu, log_var, dataset_size):
+        return inner(nll, z, mu, log_var, dataset_size, 4.0)
+
+    assert [one.id for one in check_step(loss=fixed, framework="torch").diagnosis] == found
 
 
 # --- weights as a function of the step -------------------------------------------------------------------------------
@@ -154,7 +180,7 @@ def test_weights_that_are_fixed_inside():
     (lambda step: (1.0, 6.0, min(1.0, step / 1000)), ["annealing-on-one-term"]),
     (lambda step: {"alpha": min(1.0, step / 1000)}, ["annealing-on-one-term"]),
     (lambda step: (min(1.0, step / 1000), 6.0, min(1.0, step / 1000)), ["annealing-on-one-term"]),
-    (lambda step: (1.0, min(5.0, step / 1000), 1.0), ["unknown"]),
+    (lambda step: (1.0, min(5.0, step / 1000), 1.0), ["other-weights"]),
 ])  # fmt: skip
 def test_weights_of_the_step(weights, found):
     assert [one.id for one in check_step(weights=weights, beta=6.0).diagnosis] == found
@@ -294,6 +320,62 @@ def test_the_size_of_the_data_set_inside():
     )
     assert unsaid.verdict is Verdict.ERROR
     assert "--dataset-size" in unsaid.results[0].message
+
+
+def of_size(N, estimator="mws", mistake=""):
+    terms = build("torch", *([mistake] if mistake else []), estimator=estimator)
+
+    def loss(nll, z, mu, logvar):
+        t = terms(z, mu, logvar, N)
+        return nll.mean() + t["mi"] + 6.0 * t["tc"] + t["dwkl"]
+
+    return loss
+
+
+@pytest.mark.parametrize("estimator", ["mws", "mss"])
+def test_the_size_that_is_said_is_that_of_the_diagnosis(estimator):
+    right = check_step(loss=of_size(1000, estimator), framework="torch", dataset_size=1000, estimator=estimator)
+    assert right.verdict is Verdict.PASS
+    other = check_step(loss=of_size(1000, estimator), framework="torch", dataset_size=900, estimator=estimator)
+    assert [one.id for one in other.diagnosis] == ["wrong-dataset-size"]
+    assert "N = 1,000 in place of 900" in other.diagnosis[0].evidence
+    beside = of_size(1000, estimator, "log-var-as-log-std")
+    found = check_step(loss=beside, framework="torch", dataset_size=1000, estimator=estimator)
+    assert [one.id for one in found.diagnosis] == ["log-var-as-log-std"]
+    assert "N = 1000;" in found.diagnosis[0].evidence
+
+
+@pytest.mark.parametrize("name", ["BCE of logits", "normal", "half MSE", "MSE"])
+def test_a_mistake_in_the_penalty_leaves_the_likelihood_known(name):
+    """What a loss makes of images shows in how it changes with them, whatever the penalty is."""
+    terms = build("torch", "log-var-as-log-std")
+
+    def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
+        t = terms(z, mu, logvar, dataset_size)
+        return RECONSTRUCTIONS[name](recon_x, x) + t["mi"] + beta * t["tc"] + t["dwkl"]
+
+    found = check_step(loss=loss, framework="torch")
+    assert [one.id for one in found.diagnosis] == ["log-var-as-log-std"]
+    likelihood = {"BCE of logits": "Bernoulli of logits", "MSE": "Gaussian of variance 1/2"}.get(name, "")
+    likelihood = likelihood or "Gaussian of variance 1" + ", with log 2 pi" * (name == "normal")
+    assert f"log p(x|z) is {likelihood}, by how the loss changes with its images" in found.notes
+
+
+def test_a_likelihood_that_is_not_known_is_said_to_be_so():
+    def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
+        t = build("torch", "log-var-as-log-std")(z, mu, logvar, dataset_size)
+        return RECONSTRUCTIONS["with an epsilon"](recon_x, x) + t["mi"] + beta * t["tc"] + t["dwkl"]
+
+    found = check_step(loss=loss, framework="torch")
+    assert [one.id for one in found.diagnosis] == ["unknown"]
+    assert any("no log p(x|z) that is known here fits" in note for note in found.notes)
+    assert "decoded" in found.mapping
+
+
+def test_the_estimator_is_that_of_the_diagnosis():
+    found = check_step(**STEPS["loss: columns"].make("torch"), beta=BETA)
+    assert found.estimator == "mss"
+    assert not any("takes it for" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("returned", [

@@ -118,6 +118,19 @@ def penalty(t, beta):
     return t["mi"] + beta * t["tc"] + t["dwkl"]
 
 
+def fixed(combine):
+    """combine(nll (M,), t): the weights are inside."""
+
+    def make(framework):
+        terms = build(framework, estimator="mws")
+        return {
+            "loss": lambda nll, z, mu, log_var, dataset_size: combine(nll, terms(z, mu, log_var, dataset_size)),
+            "framework": framework,
+        }
+
+    return make
+
+
 def annealed(combine):
     """combine(nll, t, beta, c): c grows from 0 to 1."""
 
@@ -165,6 +178,7 @@ LOSSES = {
     "mean over pixels": ("reconstruction-scaled", pixels(lambda bce: bce.mean())),
     "a half": ("constant-factor", loss(lambda nll, t, M, beta: 0.5 * (nll.mean() + penalty(t, beta)))),
     "no gamma": ("unknown", loss(lambda nll, t, M, beta: nll.mean() + t["mi"] + beta * t["tc"])),
+    "beta of 4": ("other-weights", fixed(lambda nll, t: nll.mean() + penalty(t, 4.0))),
     "columns": ("mss-weights-in-columns", loss(
         lambda nll, t, M, beta: nll.mean() + penalty(t, beta), "mss-weights-in-columns", "mss")),
     "no constant": ("missing-constant", loss(

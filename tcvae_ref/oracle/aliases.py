@@ -65,6 +65,22 @@ def keys(names: str) -> frozenset[str]:
     return frozenset(map(key, names.split()))
 
 
+ROLES: dict[str, frozenset[str]] = {
+    "log_px": keys("log_px logpx log_p_x log_px_z log_likelihood loglik log_lik"),
+    "nll": keys(
+        "nll neg_log_likelihood recon recons reconstruction reconst rec bce "
+        "recon_loss reconstruction_loss rec_loss recons_loss reconstruction_error recon_error"
+    ),
+    "x": keys("x image images data batch target inputs"),
+    "logits": keys("logits x_logits recon_logits decoder_logits"),
+    "decoded": keys("recon_x x_recon x_hat x_rec recon_batch reconstructions probs probabilities"),
+    "step": keys("step steps iteration iter it n_iter global_step current_step epoch current_epoch"),
+}
+"""What a whole loss takes besides z, mu, a width, N and weights -> the names of it."""
+
+RECONSTRUCTIONS = frozenset({"log_px", "nll", "logits", "decoded"})
+"""Those of `ROLES` that say how well, or how, the images were reconstructed."""
+
 ARGUMENT_OF = {key(alias): argument for argument, names in ALIASES.items() for alias in names}
 """Key of a known name -> the argument it stands for."""
 

@@ -602,6 +602,16 @@ _STEP = (
 
 _OTHERS = (
     _entry(
+        "other-weights",
+        "other weights in effect than were said",
+        "The loss, or the weights over training, have alpha, beta and gamma inside that are not those which were said "
+        "to be meant. Either the code or what was said is out of date: said as they are in effect, they pass.",
+        "alpha', beta', gamma' in effect",
+        "alpha, beta, gamma in effect, as they were said",
+        "Whatever was meant: the loss is right for the weights that it has in effect.",
+        f"{_PENALTY}  # or say what it has: --beta 4",
+    ),
+    _entry(
         "primitive-inaccurate",
         "the framework's exp or log is off",
         "The framework computes exp or log in this dtype with an error of more than 16 units of roundoff, or overflows "

@@ -250,6 +250,8 @@ class _Run:
         others = [name for name in CANDIDATES if name != subject.estimator] if guessed else []
         found = diagnosis.diagnose(subject, quantities, self.results, gradients=self.plan.gradients, others=others)
         self.notes.extend(found.notes)
+        if found.estimator:
+            self.notes.append(f"the diagnosis takes it for {found.estimator}, the checks for {subject.estimator}")
         return found.diagnosis
 
     def _most_precise(self, subject: Subject) -> Subject:

@@ -40,6 +40,8 @@ class Findings(NamedTuple):
 
     diagnosis: tuple[Diagnosis, ...] = ()
     notes: tuple[str, ...] = ()
+    estimator: str = ""
+    """What the target is taken for, where it is not what it is judged as."""
 
 
 def diagnose(
@@ -77,7 +79,7 @@ def diagnose(
     for estimator in others:
         other = _as_claimed(replace(subject, estimator=estimator), tuple(quantities), results, gradients=gradients)
         if other.diagnosis and all(one.id != "unknown" for one in other.diagnosis):
-            return Findings(other.diagnosis, (*other.notes, f"the diagnosis takes it for {estimator}"))
+            return Findings(other.diagnosis, other.notes, estimator)
     return found
 
 
@@ -117,7 +119,7 @@ def _sightings(subject: Subject, asked: tuple[str, ...], results: Sequence[Check
     """
     compiles = subject.adapter.compiles(subject.variant)
     off = False
-    for name, case in _cases(subject.estimator, few=compiles).items():
+    for name, case in _cases(subject.estimator, subject.dataset_size, few=compiles).items():
         try:
             sighting = look(subject, name, case, asked)
         except TargetFault:
@@ -143,9 +145,15 @@ _SHAPES = {
 """(M, D, N) -> alpha, beta, gamma."""
 
 
-def _cases(estimator: str, *, few: bool) -> dict[str, Case]:
-    """Ordinary cases, no two sizes of which are alike, and such as show what ordinary ones do not."""
+def _cases(estimator: str, dataset_size: int | None, *, few: bool) -> dict[str, Case]:
+    """Ordinary cases, no two sizes of which are alike, and such as show what ordinary ones do not.
+
+    Where the target has its `dataset_size` inside, that is their N.
+    """
     rng = np.random.default_rng(20180214)
+
+    def size(M: int, N: int) -> int:
+        return M if estimator == "exact" else dataset_size or N
 
     def batch(
         shape: tuple[int, int, int],
@@ -158,12 +166,10 @@ def _cases(estimator: str, *, few: bool) -> dict[str, Case]:
         assert least_batch(estimator) <= M
         means, widths = center + mu * rng.standard_normal((M, D)), rng.uniform(*log_var, (M, D))
         z = means + sigmas * np.exp(0.5 * widths) * rng.standard_normal((M, D))
-        return Case(z, means, widths, M if estimator == "exact" else N, *_SHAPES[shape])
+        return Case(z, means, widths, size(M, N), *_SHAPES[shape])
 
     first, *others = list(_SHAPES)[: 3 if few else 4]
-    result = {
-        f"M = {M}, D = {D}, N = {M if estimator == 'exact' else N}": batch((M, D, N)) for M, D, N in (first, *others)
-    }
+    result = {f"M = {M}, D = {D}, N = {size(M, N)}": batch((M, D, N)) for M, D, N in (first, *others)}
     result["once more"] = batch(first)
     result["tiny variances"] = batch(first, 1e-3, (-14.0, -11.0))
     result["wide range of variances"] = batch(first, 3.0, (-8.0, 8.0))
@@ -226,18 +232,27 @@ class _Search:
         words = "right within what z^2 - 2 z mu + mu^2 loses to cancellation, and off beyond what (z - mu)^2 loses"
         return [Reading(("expanded-square",), (words,), self.needed)]
 
+    def possible(self) -> list[Mistake]:
+        """The mistakes of the library; another N in the words of these cases."""
+        return [
+            m._replace(words=signatures.other_size(f"{m.steps.other:,}", self.sightings))
+            if issubclass(m.steps, constants.OtherDatasetSize)
+            else m
+            for m in listed.possible(self.estimator, self.names)
+        ]
+
     def singles(self) -> list[Reading]:
         """Single mistakes of the library."""
         found = [
             Reading((mistake.id,), (mistake.words,), digits)
-            for mistake in listed.possible(self.estimator, self.names)
+            for mistake in self.possible()
             if (digits := self.digits(mistake.steps))
         ]
         return _best(found)
 
     def pairs(self) -> list[Reading]:
         """Pairs of them that change different steps; screened by the values of one case."""
-        mistakes = [m for m in listed.possible(self.estimator, self.names) if m.goes_in_pairs]
+        mistakes = [m for m in self.possible() if m.goes_in_pairs]
         found = []
         for k, one in enumerate(mistakes):
             for other in mistakes[k + 1 :]:
@@ -255,7 +270,7 @@ class _Search:
             return []
         if self.first.name == COUNTEREXAMPLE or self.nearly_right():
             return []
-        for mistake in listed.possible(self.estimator, self.names):
+        for mistake in self.possible():
             others = self.relative_to(mistake.steps)
             if others:
                 found = signatures.constants(others, self.estimator) or signatures.ratios(others, self.needed)
@@ -293,7 +308,7 @@ class _Search:
             sized = listed.together(steps, _with_size(size))
             digits = self.digits(sized) if sized else 0.0
             if digits:
-                words = f"N = {size:,} whatever dataset_size is"
+                words = signatures.other_size(f"{size:,}", self.sightings)
                 alone = Reading(("wrong-dataset-size",), (words,), digits)
                 found.append(_pair(mistake, alone) if mistake else alone)
         return found[:1]

@@ -41,10 +41,14 @@ class Subject:
     primitives: Primitives
     weights: Mapping[str, float] = field(default_factory=dict)
     """Those of alpha, beta and gamma that the target has inside."""
+    dataset_size: int | None = None
+    """N where the target has it inside."""
 
     def receive(self, case: Case) -> Case:
-        """The case as the framework receives it: arrays rounded to the dtype and read back, weights as they are."""
+        """The case as the framework receives it: arrays rounded to the dtype and read back, weights and N as inside."""
         as_sent = received(case, self.adapter, self.dtype, self.parameterisation)
+        if self.dataset_size is not None:
+            as_sent = as_sent._replace(dataset_size=self.dataset_size)
         return as_sent._replace(**self.weights)  # type: ignore[arg-type]  # they are floats
 
     def observe(self, received: Case, gradients: Sequence[str] = ()) -> Observed:

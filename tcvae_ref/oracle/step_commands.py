@@ -26,8 +26,9 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--weights", metavar="F", help="of the step; returns alpha, beta, gamma, or beta")
     group = parser.add_argument_group("what is meant")
-    for name, default in (("alpha", 1.0), ("beta", 6.0), ("gamma", 1.0)):
-        group.add_argument(f"--{name}", type=float, default=default, help=f"at the end of training ({default:g})")
+    group.add_argument("--alpha", type=float, default=1.0, help="at the end of training (1)")
+    group.add_argument("--beta", type=float, help="at the end of training (6 where the loss takes it, else any)")
+    group.add_argument("--gamma", type=float, default=1.0, help="at the end of training (1)")
     group.add_argument("--warm-up", type=_terms, metavar="TERM,...", help="whose weight grows (all, or TC alone)")
     group.add_argument(
         "--steps", type=_numbers, metavar="S,...", help="of training, the last its end (0,1,10,...,100000)"

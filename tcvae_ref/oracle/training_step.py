@@ -39,6 +39,8 @@ Handed: TypeAlias = str | Callable[..., Any] | None
 STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000)
 """Steps of training at which weights are looked at."""
 TERMS = ("MI", "TC", "DWKL")
+BETA = 6.0
+"""What a loss that takes beta is handed where nothing else is said: the paper's on dSprites."""
 _ARRIVED = 1e-3
 """How far weights may be from what is meant at the end: a schedule may only tend to it."""
 
@@ -49,7 +51,7 @@ def check_step(
     weights: Handed = None,
     *,
     alpha: float = 1.0,
-    beta: float = 6.0,
+    beta: float | None = None,
     gamma: float = 1.0,
     estimator: str = "auto",
     framework: str | None = None,
@@ -72,7 +74,8 @@ def check_step(
     weights : str or callable, optional
         Of step; returns alpha, beta and gamma, as a tuple or by name, or beta alone.
     alpha, beta, gamma : float
-        What the weights are meant to be at the end of training.
+        What the weights are meant to be at the end of training. Where beta is not given, a loss that takes it is handed
+        6, and what a loss has inside, or weights return, is reported and not judged.
     estimator : str
         Of the loss; "auto" finds it.
     framework : str, optional
@@ -102,7 +105,8 @@ def check_step(
     where = "check_step"
     if not (sampler or loss or weights):
         raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
-    claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, (alpha, beta, gamma), strict=True)}
+    meant = (alpha, BETA if beta is None else beta, gamma)
+    claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, meant, strict=True)}
     checks.option(where, "estimator", estimator, ("auto", *ESTIMATORS))
     checks.whole_number(where, "seed", seed, 0)
     if dataset_size is not None:
@@ -127,6 +131,7 @@ def check_step(
     adapter = adapters.chosen(shown, differentiated, framework) if differentiated else adapters.by_name("numpy")
     judge = _Judge(adapter, shown, claimed, tuple(steps), None if warm_up is None else frozenset(warm_up), seed)
     judge.progress = progress or judge.progress
+    judge.any_beta = beta is None
     if "sampler" in functions:
         judge.sampler(functions["sampler"], shown_name(handed["sampler"]))
     if "loss" in functions:
@@ -157,6 +162,10 @@ class _Judge:
         self.notes: list[str] = []
         self.mapping: list[str] = []
         self.estimator = "-"
+        self.any_beta = False
+        """Whether nothing was said of beta: then what is inside a loss is reported, and not judged."""
+        self.likelihoods: dict[str, float] = {}
+        """Those that explain how the loss changes with its images, where it takes such, and the weight it then has."""
         adapter.warm_up()
 
     @property
@@ -230,24 +239,26 @@ class _Judge:
     def _solved(self, loss: StepLoss, candidates: Sequence[str]) -> tuple[StepLoss, str, list[Effective]]:
         """The weights in effect for each size of batch, as the estimator that fits best."""
         exact = candidates == ("exact",)
+        self.likelihoods = whole_loss.reconstructions(loss, self.seed, exact=exact) if loss.of_pixels else {}
+        weights = self.likelihoods or {loss.likelihood: 1.0}
+        if loss.of_pixels and not self.likelihoods:
+            self.notes.append("no log p(x|z) that is known here fits: its weight and the constant were not judged")
         try:
-            called = [whole_loss.calls(loss, shape, self.seed, exact=exact) for shape in SHAPES]
+            called = self._called(loss, SHAPES, exact=exact)
         except TargetFault:
             loss = replace(loss, handed="mean")
-            called = [whole_loss.calls(loss, shape, self.seed, exact=exact) for shape in SHAPES]
+            called = self._called(loss, SHAPES, exact=exact)
         trials = []
-        for k, (one, likelihood) in enumerate(itertools.product(candidates, loss.likelihoods)):
-            self.progress(k, len(candidates) * len(loss.likelihoods), f"loss as {one}")
-            this = replace(loss, likelihood=likelihood)
+        for k, (one, likelihood) in enumerate(itertools.product(candidates, weights)):
+            self.progress(k, len(candidates) * len(weights), f"loss as {one}")
+            this = replace(loss, likelihood=likelihood, weight=weights[likelihood])
             found = [whole_loss.effective(this, each, one) for each in called]
             misfit = max(each.misfit for each in found)
-            plain = max(abs(each.constant) + abs(each.reconstruction - 1.0) for each in found)
-            trials.append(
-                (misfit > FITS[self.dtype], misfit if misfit > FITS[self.dtype] else plain, k, this, one, found)
-            )
-        *_, loss, estimator, found = min(trials, key=lambda trial: trial[:3])
-        if loss.of_pixels and "logits" not in loss.takes:
-            self.notes.append(f"log p(x|z) is taken for {loss.likelihood}")
+            fits = misfit <= FITS[self.dtype]
+            plain = max(abs(each.constant) + abs(np.nan_to_num(each.reconstruction, nan=1.0) - 1.0) for each in found)
+            odd = round(abs(this.weight - 1.0), 6)
+            trials.append((not fits, plain if fits else odd, misfit, k, this, one, found))
+        *_, loss, estimator, found = min(trials, key=lambda trial: trial[:4])
         if loss.handed == "mean" and _are_means_of_sums(found):
             self.notes.append("right if the reconstruction it is handed is the sum over the batch, not the mean")
             loss = replace(loss, handed="sum")
@@ -258,57 +269,103 @@ class _Judge:
         self, loss: StepLoss, estimator: str, shapes: Sequence[tuple[int, int, int]] = SHAPES
     ) -> list[Effective]:
         """The weights in effect for each size of batch, as one estimator."""
-        called = [whole_loss.calls(loss, shape, self.seed, exact=estimator == "exact") for shape in shapes]
+        called = self._called(loss, shapes, exact=estimator == "exact")
         return [whole_loss.effective(loss, each, estimator) for each in called]
 
-    def _names(self, found: Sequence[Effective]) -> list[list[Fault]]:
-        """What is wrong with weights in effect, for each size of batch."""
-        return [whole_loss.names(one, self.wanted, shape, self.dtype) for one, shape in zip(found, SHAPES, strict=True)]
+    def _called(self, loss: StepLoss, shapes: Sequence[tuple[int, int, int]], *, exact: bool) -> list[whole_loss.Calls]:
+        """What a loss returns for batches of some sizes, with images that change where it is known what it does."""
+        known = not loss.of_pixels or bool(self.likelihoods)
+        return [whole_loss.calls(loss, shape, self.seed, exact=exact, known_pixels=known) for shape in shapes]
 
-    def _penalty_alone(self, loss: StepLoss, candidates: Sequence[str]) -> bool:
-        """Whether the weights of the penalty are right, whatever the loss makes of its images."""
-        exact = candidates == ("exact",)
-        called = [whole_loss.calls(loss, shape, self.seed, exact=exact, known_pixels=False) for shape in SHAPES]
-        for one in candidates:
-            found = [whole_loss.effective(loss, each, one) for each in called]
-            if max(each.misfit for each in found) <= FITS[self.dtype] and not any(self._names(found)):
-                return True
-        return False
+    def _names(self, loss: StepLoss, found: Sequence[Effective]) -> list[list[Fault]]:
+        """What is wrong with weights in effect, for each size of batch."""
+        inside = set(WEIGHTS) - loss.takes
+
+        def named(wanted: Array) -> list[list[Fault]]:
+            pairs = zip(found, SHAPES, strict=True)
+            return [whole_loss.names(one, wanted, shape, self.dtype, inside) for one, shape in pairs]
+
+        if not self.any_beta or "beta" in loss.takes:
+            return named(self.wanted)
+        readings = [named(self.wanted * [1, 0, 1] + [0, beta, 0]) for beta in self._betas(found[0])]
+        best = min([*readings, named(self.wanted)], key=_vagueness)
+        if not any(best):
+            self.notes.append(f"the loss has beta = {found[0].beta:.4g} inside; --beta says what it is meant to be")
+        return best
+
+    def _betas(self, found: Effective) -> list[float]:
+        """What beta inside a loss may be meant to be, where nothing is said of it."""
+        weight = found.beta
+        scales = [found.alpha / self.claimed["alpha"] if self.claimed["alpha"] else 1.0, found.reconstruction]
+        guesses = [weight, abs(weight), weight - 1.0, *(weight / scale for scale in scales if abs(scale) > 1e-9)]
+        return [beta for beta in guesses if beta > EQUAL[self.dtype]]
 
     def _faults(self, loss: StepLoss, found: list[Effective], candidates: Sequence[str]) -> list[Fault]:
         """The names of what is wrong with a loss: its weights, or else its terms."""
         largest = whole_loss.OFFSET[self.dtype] * max(1.0, float(np.max(np.abs(self.wanted))))
         told = "dataset_size" in loss.takes or loss.dataset_size is not None
+        known = not loss.of_pixels or bool(self.likelihoods)
         fits = max(each.misfit for each in found) <= FITS[self.dtype]
-        offset = fits and told and max(abs(each.constant) for each in found) > largest
-        if not fits and loss.of_pixels and self._penalty_alone(loss, candidates):
-            self.notes.append("its log p(x|z) is none that is known here; only the weights of the penalty were judged")
-            return []
+        offset = fits and told and known and max(abs(each.constant) for each in found) > largest
         if not fits and not told:
             raise TargetFault("the loss takes no dataset_size, and fits none of those tried; say N with --dataset-size")
         if not told:
             self.notes.append("N is inside the loss: log(N M) was not judged; say N with --dataset-size")
+        if not fits and not known:
+            words = f"its terms are not those of {self.estimator}; tcvae-ref check of the penalty alone says more"
+            return [Fault("unknown", words)]
+        if not fits and self.any_beta and "beta" not in loss.takes:
+            inside = f"{self.claimed['beta']:g}"
+            self.notes.append(f"beta inside the loss is taken for {inside}; say --beta if it is another")
         if not fits:
-            return self._of_the_terms(loss, candidates)
-        by_shape = self._names(found)
+            return self._of_the_images(loss, candidates, self.wanted)
+        by_shape = self._names(loss, found)
         common = [f for f in by_shape[0] if any(f.id == other.id for other in by_shape[1])]
         common = [f for f in common if f.id != whole_loss.GENERAL] or common
         if any(by_shape):
+            self._say_likelihood(loss)
             words = "; ".join(whole_loss.in_words(each) for each in found)
             return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
         if offset:
-            return self._of_the_terms(loss, candidates)
+            return self._of_the_images(loss, candidates, found[0].weights)
         case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=self.estimator == "exact")[0]
         off = whole_loss.gradients_off(loss, case, self.estimator, found[0])
-        return self._of_the_terms(loss, candidates) if off else []
+        if off:
+            return self._of_the_images(loss, candidates, found[0].weights)
+        self._say_likelihood(loss)
+        return []
 
-    def _of_the_terms(self, loss: StepLoss, candidates: Sequence[str]) -> list[Fault]:
+    def _of_the_images(self, loss: StepLoss, candidates: Sequence[str], weights: Array) -> list[Fault]:
+        """The penalty's own mistake where weights do not explain it, beside a reconstruction of another weight than 1.
+
+        Likelihoods that differ by a constant cannot be told apart by images: the one that leaves the fewest mistakes.
+        """
+        alike = [one for one, weight in self.likelihoods.items() if abs(weight - loss.weight) <= EQUAL[self.dtype]]
+        read: list[tuple[list[Fault], StepLoss]] = []
+        for likelihood in alike or [loss.likelihood]:
+            this = replace(loss, likelihood=likelihood)
+            read.append((self._of_the_terms(this, candidates, weights), this))
+        faults, chosen = min(read, key=lambda one: (one[0][0].id == "unknown", len(one[0])))
+        if len(alike) < 2 or faults[0].id != "unknown":
+            self._say_likelihood(chosen)
+        if abs(loss.weight - 1.0) > EQUAL[self.dtype]:
+            words = f"the reconstruction is {loss.weight:.4g} times what it should be"
+            faults = [*faults, Fault("reconstruction-scaled", words)]
+        return faults
+
+    def _say_likelihood(self, loss: StepLoss) -> None:
+        """Note which likelihood was found, where there were several."""
+        if self.likelihoods and len(loss.likelihoods) > 1:
+            self.notes.append(f"log p(x|z) is {loss.likelihood}, by how the loss changes with its images")
+
+    def _of_the_terms(self, loss: StepLoss, candidates: Sequence[str], weights: Array) -> list[Fault]:
         """The penalty's own mistake, as `diagnosis.diagnose` names it: without the reconstruction."""
         primitives = probe(self.adapter, self.dtype)
-        fixed = {name: weight for name, weight in self.claimed.items() if name not in loss.takes}
+        fixed = {name: float(w) for name, w in zip(WEIGHTS, weights, strict=True) if name not in loss.takes}
         subject = Subject(
             *(loss.penalty, self.adapter, self.adapter.variants[0], self.dtype, self.estimator),
             *(loss.arguments.parameterisation, primitives, fixed),
+            None if self.estimator == "exact" else loss.dataset_size,
         )
         self.progress(0, 1, "diagnosis")
         said: list[Diagnosis] = []
@@ -318,6 +375,7 @@ class _Judge:
             found = diagnosis.diagnose(this, (quantity,), others=others)
             if found.diagnosis and all(one.id != "unknown" for one in found.diagnosis):
                 self.notes.extend(found.notes)
+                self.estimator = found.estimator or self.estimator
                 return [Fault(one.id, one.evidence) for one in found.diagnosis]
             said = said or list(found.diagnosis)
         advice = "tcvae-ref check of the penalty alone says more"
@@ -337,10 +395,15 @@ class _Judge:
             return self.failed("warm-up", fault, began)
         last = by_step[self.steps[-1]]
         faults = list(self._warm_up(by_step))
-        if not np.max(np.abs(last - self.wanted)) <= _ARRIVED * max(1.0, float(np.max(np.abs(self.wanted)))):
-            given = ", ".join(f"{name}={weight:g}" for name, weight in zip(WEIGHTS, last, strict=True))
-            meant = ", ".join(f"{name}={weight:g}" for name, weight in self.claimed.items())
-            faults.append(Fault("unknown", f"at step {self.steps[-1]:g} they are {given}, and meant to be {meant}"))
+        judged = np.array([name != "beta" or not self.any_beta for name in WEIGHTS])
+        wanted = np.where(judged, self.wanted, last)
+        given = ", ".join(f"{name}={weight:g}" for name, weight in zip(WEIGHTS, last, strict=True))
+        if self.any_beta:
+            self.notes.append(f"at step {self.steps[-1]:g} beta = {last[1]:g}; --beta says what it is meant to be")
+        if not np.max(np.abs(last - wanted)) <= _ARRIVED * max(1.0, float(np.max(np.abs(wanted)))):
+            meant = ", ".join(f"{name}={w:g}" for name, w, one in zip(WEIGHTS, wanted, judged, strict=True) if one)
+            words = f"at step {self.steps[-1]:g} they are {given}, and meant to be {meant}"
+            faults.append(Fault("other-weights", words))
         return self.conclude("warm-up", faults, began, len(self.steps), _schedule(by_step))
 
     def _weights_at(self, function: Callable[..., Any], step: float) -> Array:
@@ -407,6 +470,12 @@ class _Judge:
             seed=self.seed,
             diagnosis=tuple(self.diagnoses),
         )
+
+
+def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:
+    """How little the names of what is wrong say: 0 for nothing wrong, 1 for a name."""
+    ids = {faults[0].id for faults in by_shape if faults}
+    return 0 if not ids else 3 if ids & {"unknown", "other-weights"} else 2 if whole_loss.GENERAL in ids else 1
 
 
 def _are_means_of_sums(found: Sequence[Effective]) -> bool:

@@ -8,7 +8,7 @@ which holds to many digits, or the terms themselves are not those of the estimat
 the weights in effect are alpha = a + k, beta = b + k, gamma = c + k, next to a reconstruction of weight r = 1.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key, keys
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, ROLES, WEIGHTS, key, keys
 from tcvae_ref.oracle.inference import map_arguments, parameters_of
 from tcvae_ref.oracle.judging import received
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
@@ -24,19 +24,6 @@ from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import Case, Observed, TargetFault
 from tcvae_ref.types import Array
-
-ROLES: dict[str, frozenset[str]] = {
-    "log_px": keys("log_px logpx log_p_x log_px_z log_likelihood loglik log_lik"),
-    "nll": keys(
-        "nll neg_log_likelihood recon recons reconstruction reconst rec bce "
-        "recon_loss reconstruction_loss rec_loss recons_loss reconstruction_error recon_error"
-    ),
-    "x": keys("x image images data batch target inputs"),
-    "logits": keys("logits x_logits recon_logits decoder_logits"),
-    "probabilities": keys("recon_x x_recon x_hat x_rec recon_batch reconstructions probs probabilities"),
-    "step": keys("step steps iteration iter it n_iter global_step current_step epoch current_epoch"),
-}
-"""What a loss takes besides z, mu, a width, N and weights -> the names of it."""
 
 IMAGES = keys("recon recons reconst reconstruction rec")
 """Names of the reconstruction that mean images where the loss takes x besides, and numbers else."""
@@ -54,6 +41,8 @@ SHAPES = ((5, 3, 40), (7, 2, 100))
 """(M, D, N) of the cases: the weights are solved for in each apart."""
 COUNT = 18
 """Cases of a size; there are six unknowns."""
+IMAGES_OF_A_BATCH = 6
+"""Batches of images that one batch of z is met with, to see what a loss makes of images."""
 FITS = {"float64": 1e-9, "float32": 1e-4}
 """How far off, relative to the terms, the equation may be."""
 EQUAL = {"float64": 1e-6, "float32": 2e-3}
@@ -70,6 +59,7 @@ class Effective(NamedTuple):
     """The weights that the terms of a loss have in effect."""
 
     reconstruction: float
+    """nan where what the loss makes of its images is not known."""
     alpha: float
     beta: float
     gamma: float
@@ -103,6 +93,8 @@ class StepLoss:
     """How a reconstruction that is a number is handed over: "samples", "mean" or "sum" of the batch."""
     likelihood: str = "Bernoulli of logits"
     """Of pixels: one of `LIKELIHOODS`."""
+    weight: float = 1.0
+    """Of the reconstruction, as far as it is known."""
     dataset_size: int | None = None
     """N inside the loss, where it does not take it."""
 
@@ -120,7 +112,7 @@ class StepLoss:
     def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """What the loss adds to minus the reconstruction."""
         loss = self(tensors, constants)["penalty"]
-        return {"penalty": loss + _mean(self.log_px(tensors))}
+        return {"penalty": loss + self.weight * _mean(self.log_px(tensors))}
 
     def log_px(self, tensors: Mapping[str, Any]) -> Any:
         """(M,) log p(x|z) of the batch, as tensors: a function of z where the loss takes it as a number."""
@@ -132,7 +124,7 @@ class StepLoss:
     @property
     def of_pixels(self) -> bool:
         """Whether the reconstruction is made in the loss, of images."""
-        return bool({"logits", "probabilities"} & self.takes)
+        return bool({"logits", "decoded"} & self.takes)
 
     @property
     def likelihoods(self) -> tuple[str, ...]:
@@ -147,7 +139,7 @@ class StepLoss:
 
     def _reconstruction(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         x, decoded = (self.adapter.tensor(array, self.dtype) for array in self._pixels(tensors))
-        images = {"x": x, "logits": decoded, "probabilities": decoded}
+        images = {"x": x, "logits": decoded, "decoded": decoded}
         if self.of_pixels:
             return images
         log_px = self.log_px(tensors)
@@ -207,8 +199,8 @@ def understand(
     names = [p.name for p in parameters_of(function)]
     bound = options.pop("bind", None) or {}
     found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
-    if "x" in found.values() and not {"logits", "probabilities", "log_px"} & set(found.values()):
-        found.update({n: "probabilities" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
+    if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
+        found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
     inside = [value for n, value in bound.items() if ARGUMENT_OF.get(key(n)) == "dataset_size"]
     mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
 
@@ -267,8 +259,33 @@ def effective(loss: StepLoss, called: Calls, estimator: str) -> Effective:
     sizes = np.abs(terms) @ np.abs(solved)
     misfit = float(np.max(np.abs(terms @ solved - right) / np.maximum(sizes, 1.0)))
     r, a, b, c, k, constant = solved.tolist()
-    r = r if called.known_pixels else 1.0
+    r = r if called.known_pixels else np.nan
     return Effective(r, a + k, b + k, c + k, k, constant, misfit)
+
+
+def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, float]:
+    """Likelihood -> weight of the reconstruction, of those that explain how a loss of images changes with them.
+
+    One batch of z, mu and widths is met with several batches of images: what changes is the reconstruction alone,
+    whatever the penalty is. A constant in log p(x|z) does not show.
+
+    Raises
+    ------
+    TargetFault
+        As `calls`.
+    """
+    case = batches(loss, SHAPES[0], seed, exact=exact)[0]
+    several = [replace(loss, images=k) for k in range(IMAGES_OF_A_BATCH)]
+    values = np.array([float(_observe(one, case).values["penalty"]) for one in several])
+    z = {"z": loss.adapter.tensor(case.z, loss.dtype)}
+    found = {}
+    for name in loss.likelihoods:
+        log_px = [float(one.adapter.array(_mean(replace(one, likelihood=name).log_px(z)))) for one in several]
+        terms, got = np.array(log_px[0]) - log_px[1:], values[1:] - values[0]
+        weight = float(terms @ got / (terms @ terms))
+        if np.max(np.abs(got - weight * terms)) <= FITS[loss.dtype] * max(1.0, float(np.max(np.abs(values)))):
+            found[name] = weight
+    return found
 
 
 def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool) -> list[Case]:
@@ -321,21 +338,28 @@ def gradients_off(loss: StepLoss, case: Case, estimator: str, found: Effective) 
 
 def in_words(found: Effective) -> str:
     """The loss as a formula."""
-    parts = [f"{-found.reconstruction:.4g} E[log p(x|z)]"]
+    known = np.isfinite(found.reconstruction)
+    parts = [f"{-found.reconstruction:.4g} E[log p(x|z)]" if known else "a reconstruction that is not known"]
     weights = zip(("MI", "TC", "DWKL"), found.weights.tolist(), strict=True)
     parts += [f"{weight:.4g} {term}" for term, weight in weights]
     form = "" if abs(found.closed_form) < 1e-6 else f", {found.closed_form:.4g} of the KL in closed form"
     return " + ".join(parts).replace("+ -", "- ") + form
 
 
-def names(found: Effective, claimed: Array, shape: tuple[int, int, int], dtype: str) -> list[Fault]:
-    """What is wrong with weights in effect: every reading that fits, `GENERAL` ones last; nothing where right."""
+def names(
+    found: Effective, claimed: Array, shape: tuple[int, int, int], dtype: str, inside: Collection[str] = ()
+) -> list[Fault]:
+    """What is wrong with weights in effect: every reading that fits, `GENERAL` ones last; nothing where right.
+
+    `inside` are those of alpha, beta and gamma that the loss does not take: what is claimed of them may be wrong.
+    """
 
     def same(one: Any, other: Any) -> bool:
         allowed = EQUAL[dtype] * np.maximum(1.0, np.abs(other))
         return bool(np.all(np.abs(np.subtract(one, other)) <= allowed))
 
     r, weights = found.reconstruction, found.weights
+    r = 1.0 if np.isnan(r) else r  # as far as can be seen
     if same(r, 1.0) and same(weights, claimed):
         return []
     said = f"in effect the loss is {in_words(found)}"
@@ -347,6 +371,15 @@ def names(found: Effective, claimed: Array, shape: tuple[int, int, int], dtype: 
         ("sign-flipped", same(r, 1) and same(weights, flipped), "the TC has the wrong sign"),
     ]
     fitting = [Fault(name, f"{words}; {said}") for name, fits, words in readings if fits]
+    others = [name for name, w, c in zip(WEIGHTS, weights, claimed, strict=True) if not same(w, c)]
+    as_good_as_claimed = all(w * c > EQUAL[dtype] for w, c in zip(weights, claimed, strict=True))
+    if same(r, 1) and as_good_as_claimed and set(others) <= set(inside) and (not fitting or others == ["beta"]):
+        words = ", ".join(f"{name} = {w:.4g}" for name, w in zip(WEIGHTS, weights, strict=True) if name in others)
+        meant = ", ".join(f"{c:g}" for name, c in zip(WEIGHTS, claimed, strict=True) if name in others)
+        remedy = " ".join(f"--{name} {w:.4g}" for name, w in zip(WEIGHTS, weights, strict=True) if name in others)
+        as_well = "fits as well: " if fitting else ""
+        one = f"{as_well}the loss has {words} in effect, and {meant} is meant; say {remedy} if the loss is right"
+        fitting.append(Fault("other-weights", f"{one}; {said}"))
     return fitting or _scaled(found, claimed, shape, said, same)
 
 
@@ -355,7 +388,8 @@ def _scaled(
 ) -> list[Fault]:
     """Names where the reconstruction, or the penalty, or both are multiplied by something."""
     M, D, _ = shape
-    r = found.reconstruction
+    seen = np.isfinite(found.reconstruction)
+    r = found.reconstruction if seen else 1.0
     if same(r, 0.0):
         return [Fault("unknown", f"there is no reconstruction in it; {said}")]
     factor = float(found.weights @ claimed / (claimed @ claimed)) if claimed.any() else 1.0  # of the penalty
@@ -374,7 +408,8 @@ def _scaled(
         return [Fault(name, f"{words}; {said}") for name in (*found_ids, GENERAL)]
     if same(r, 1.0):
         found_ids = [name for value, name in known.items() if same(factor, value)]
-        words = f"the penalty is {factor:.4g} times what it should be, the reconstruction is right"
+        beside = "the reconstruction is right" if seen else "if the reconstruction is right, which cannot be seen"
+        words = f"the penalty is {factor:.4g} times what it should be, {beside}"
         return [Fault(name, f"{words}; {said}") for name in (*found_ids, GENERAL)]
     if same(r / factor, -1.0):
         return [Fault("sign-flipped", f"the reconstruction has the wrong sign; {said}")]

@@ -176,8 +176,14 @@ _HYPOTHESES = (
         lambda s, free: Constants(prior=0.5 * s.D * LOG_2PI),
         (),
     ),
-    Hypothesis("wrong-dataset-size", "N = {free} whatever dataset_size is", _alike(_other_n), ("mws",), True),
+    Hypothesis("wrong-dataset-size", "{size}", _alike(_other_n), ("mws",), True),
 )
+
+
+def other_size(size: str, sightings: Sequence[Sighting]) -> str:
+    """Another N, in words: beside the one that is meant where that is the same in all cases."""
+    meant = {s.case.dataset_size for s in sightings}
+    return f"N = {size} in place of {meant.pop():,}" if len(meant) == 1 else f"N = {size} whatever dataset_size is"
 
 
 def constants(sightings: Sequence[Sighting], estimator: str) -> list[Reading]:
@@ -246,7 +252,7 @@ def _fit(sightings: Sequence[Sighting], *several: Hypothesis) -> Iterator[Readin
                 return
             digits = min(digits, 16.0 if error == 0 else float(-np.log10(error / _size(s, quantity, offset))))
     example = _example(sightings, several, free)
-    words = tuple(one.words.format(free=f"{np.exp(free):,.6g}") for one in several)
+    words = tuple(one.words.format(size=other_size(f"{np.exp(free):,.6g}", sightings)) for one in several)
     yield Reading(tuple(one.id for one in several), (words[0] + example, *words[1:]), min(digits, 16.0))
 
 
