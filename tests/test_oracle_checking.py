@@ -336,6 +336,15 @@ class TestCommands:
         done = subprocess.run([*command, "replay", saved.stem], check=False, capture_output=True, text=True)
         assert (done.returncode, "FAILED" in done.stdout) == (1, True), done.stderr
 
+    @pytest.mark.parametrize("switch", [None, "0"])
+    def test_jax_has_float64_unless_the_user_switches_it_off(self, switch, monkeypatch):
+        monkeypatch.delenv("JAX_ENABLE_X64", raising=False)
+        if switch is not None:
+            monkeypatch.setenv("JAX_ENABLE_X64", switch)
+        command = [sys.executable, "-m", "tcvae_ref.cli", "probe", "--framework", "jax"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert ("float64" in done.stdout) == (switch is None), done.stderr
+
     def test_list_checks_and_probe(self, capsys):
         assert cli.main(["list-checks"]) == 0
         said = capsys.readouterr().out
@@ -346,6 +355,7 @@ class TestCommands:
 
     def test_a_ghostwritten_file_runs(self, losses):
         assert cli.main(["ghostwrite", "losses.py:good", "--out", "test_good.py"]) == 0
+        assert '    estimator="mws",\n' in (losses / "test_good.py").read_text(), "what it is now it must stay"
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-k", "values or one", "test_good.py", "-p", "no:cacheprovider"],
             capture_output=True,
@@ -411,6 +421,12 @@ class TestOtherSuites:
         assert done.returncode == 0, done.stdout
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("losses.py")]
         assert "100%" in line
+
+
+def test_a_batch_that_has_one_order_is_not_drawn_for_its_order():
+    few = {"framework": "torch", "dtypes": ("float64",), "max_examples": 10}
+    report = check(right(), checks=("cyclic-shift", "permutation"), estimator="mws", **few)
+    assert [(r.verdict, r.cases, r.inconclusive) for r in report.results] == [(Verdict.PASS, 1, 0)] * 2
 
 
 def test_inputs_arrive_in_the_dtype_that_is_judged():

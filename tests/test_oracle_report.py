@@ -180,6 +180,24 @@ class TestText:
         assert "five times the reference's error" in text
         assert text.endswith("2 checks, 1,400 cases, 1,352 certified, 48 inconclusive, worst error/bound 0.19")
 
+    def test_a_report_prints_itself(self):
+        assert str(RIGHT) == report.text(RIGHT)
+        part = CheckResult("sampler", "float64", "eager", Verdict.PASS, 3, 3, message="36,864 entries of noise")
+        step = Report("sampler a:b", "torch", "-", "sampler(mu=mu)", (part,))
+        assert str(step) == report.step_text(step)
+
+    def test_the_worst_of_the_summary_is_in_the_table(self):
+        of_exp = CheckResult("primitives", "float32", "eager", Verdict.PASS, worst=0.9)
+        text = report.text(dataclasses.replace(RIGHT, results=(of_exp, *PASSED)))
+        assert text.endswith("0.19")
+
+    def test_nothing_certified_is_not_said_to_be_for_the_allowance(self):
+        alone = CheckResult("cyclic-shift", "float64", "eager", Verdict.INCONCLUSIVE, 1, 0, 1, message="one sample")
+        text = report.text(dataclasses.replace(RIGHT, results=(alone,)))
+        assert "the reason stands beside each check" in text
+        assert "cyclic-shift (float64, eager): one sample" in text
+        assert "allowance" not in text
+
     def test_nothing_run(self):
         assert "no check was run" in report.text(Report(*ABOUT, ()))
 

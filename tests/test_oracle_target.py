@@ -460,6 +460,12 @@ class TestArguments:
             ),
             (lambda z, mu, log_var, N, epoch: 0, {}, "no known meaning; bind a value, like --bind epoch=VALUE"),
             (
+                lambda recon_x, x, mu, log_var, z: 0,
+                {},
+                "recon_x and x are of a whole loss, with its reconstruction; this command judges the penalty alone. "
+                "For the whole: tcvae-ref check-step --loss test_oracle_target:TestArguments.<lambda> --dataset-size N",
+            ),
+            (
                 lambda x, mu, log_var: 0,
                 {},
                 "no parameter of (x, mu, log_var) is known to be z; name it in arguments, like --args z=x",
@@ -870,6 +876,7 @@ class TestGhostwrite:
             "pkg_written.mod:Loss.tc",
             factory="making.py:make",
             arguments={"z": "a", "mu": "b", "std": "s"},
+            estimator="mws",
             bind={},
             expected_failed_checks={"tc-gradient": 'known "bug"'},
         )
@@ -887,8 +894,8 @@ class TestGhostwrite:
             call = ast.parse(text).body[-1].decorator_list[0]
             return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
 
-        text = ghostwrite(loss_with_option, bind={"option": value})
-        assert names(text) == {"bind": {"option": value}}
+        text = ghostwrite(loss_with_option, estimator="mss", bind={"option": value})
+        assert names(text) == {"estimator": "mss", "bind": {"option": value}}
 
     def test_written_text_is_formatted(self, tmp_path):
         ruff = pytest.importorskip("ruff").__file__
@@ -908,6 +915,7 @@ class TestGhostwrite:
                 "cannot be written into a file; give numbers, strings or collections",
             ),
             (f"{HERE}:Loss.tc", {"factory": Loss}, "of them, or package.module:make"),
+            (loss, {}, "its values are those of no estimator; name the estimator that it claims to be"),
             (loss, {"seed": float("inf")}, "seed=inf cannot be written into a file"),
             ("nowhere.py:f", {}, "nowhere.py does not exist"),
         ],

@@ -68,6 +68,7 @@ def cases(
     dtype: str = "float64",
     shapes: Sequence[tuple[int, int, int]] | None = None,
     weights: Sequence[Weights] = WEIGHTS,
+    least: int = 1,
 ) -> Case:
     """Cases for one estimator.
 
@@ -81,6 +82,8 @@ def cases(
         Draw from these alone: for functions that compile for each shape.
     weights : sequence of (alpha, beta, gamma)
         To draw from.
+    least : int
+        The smallest M, for what a smaller batch does not show.
 
     Returns
     -------
@@ -90,7 +93,7 @@ def cases(
     checks.option("cases", "estimator", estimator, ESTIMATORS)
     checks.option("cases", "dtype", dtype, DTYPES)
     if shapes is None:
-        M, D = draw(st.integers(least_batch(estimator), 12)), draw(st.integers(1, 6))
+        M, D = draw(st.integers(max(least, least_batch(estimator)), 12)), draw(st.integers(1, 6))
         N = M if estimator == "exact" else draw(st.integers(M + 1, _SIZES[dtype]))
     else:
         M, D, N = draw(st.sampled_from(list(shapes)))

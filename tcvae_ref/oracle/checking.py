@@ -110,24 +110,48 @@ def check(
     InputError
         The target cannot be loaded or an option does not fit it.
     """
-    options = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("target", "progress") and value is not None and not callable(value)
-    }
+    given = {name: value for name, value in locals().items() if name not in ("target", "progress")}
+    return _prepared(target, given, progress).report()
+
+
+def claims(target: str | Callable[..., Any], **options: Any) -> dict[str, Any]:
+    """The options of `check` that hold a target to what it is now: its estimator, and the penalty that it returns.
+
+    Parameters
+    ----------
+    target, **options
+        Of `check`.
+
+    Raises
+    ------
+    InputError
+        As `check`, or its values are those of no estimator.
+    """
+    run = _prepared(target, {**_DEFAULTS, **options}, None)
+    run.adapter.warm_up()
+    probed = {dtype: primitives.probe(run.adapter, dtype) for dtype in run.dtypes}
+    remedy = f"name the estimator that it claims to be, with --estimator: one of {', '.join(ESTIMATORS)}"
+    try:
+        subject, _ = run.understood(probed)
+    except TargetFault as fault:
+        raise InputError(f"{run.target.name}: {fault}; repair it, or {remedy}") from None
+    if not run.fits:
+        raise InputError(f"{run.target.name}: its values are those of no estimator; {remedy}")
+    found = {"estimator": subject.estimator, "returns": run.options.get("returns")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+_LOADING = ("arguments", "parameterisation", "packed", "bind", "returns", "weights", "factory")
+"""Options of `check` that say how the target is found and called."""
+
+
+def _prepared(target: str | Callable[..., Any], given: Mapping[str, Any], progress: CheckProgress | None) -> "_Run":
+    """The run of a check, its options validated and its target loaded."""
+    options = {name: value for name, value in given.items() if value is not None and not callable(value)}
     plan = _plan(options)
-    loaded = load(
-        target,
-        factory=factory,
-        arguments=arguments,
-        parameterisation=parameterisation,
-        packed=packed,
-        bind=bind,
-        returns=returns,
-        weights=weights,
-    )
-    adapter = adapters.chosen(loaded.name, [loaded.callable], framework)
-    return _Run(loaded, adapter, plan, options, progress).report()
+    loaded = load(target, **{name: given.get(name) for name in _LOADING})
+    adapter = adapters.chosen(loaded.name, [loaded.callable], given.get("framework"))
+    return _Run(loaded, adapter, plan, options, progress)
 
 
 @dataclass(frozen=True)
@@ -189,6 +213,8 @@ class _Run:
         self.notes: list[str] = []
         self.done = self.total = 0
         self.what = ""
+        self.fits = False
+        """Whether the target's values are those of the estimator that it is judged as."""
 
     def _dtypes(self) -> tuple[str, ...]:
         if self.plan.dtypes is None and self.adapter.name != "jax":
@@ -210,23 +236,9 @@ class _Run:
         self._heartbeat()
         worst = {dtype: self._probe(dtype) for dtype in self.dtypes}
         probed = {d: Primitives(*(one.finite_error for one in worst[d].values())) for d in self.dtypes}
-        weights = dict(self.target.fixed_weights or {})
-        weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in self.target.takes_weights and w not in weights})
-        subject = Subject(
-            self.target.function,
-            self.adapter,
-            self.variants[0],
-            self.dtypes[0],
-            "minibatch" if self.plan.estimator == "auto" else self.plan.estimator,
-            self.target.parameterisation,
-            probed[self.dtypes[0]],
-            weights,
-        )
-        self.what = f"first call ({subject.dtype}, {subject.variant})"
-        self._heartbeat()
+        subject = self._subject(probed)
         try:
-            quantities = self._quantities(subject)
-            subject, quantities = self._detect(self._most_precise(subject), quantities)
+            subject, quantities = self.understood(probed)
         except TargetFault as fault:
             self.results.append(self._fault(subject, fault))
             return self._report(subject, ())
@@ -237,6 +249,35 @@ class _Run:
         for name, one, examples in jobs:
             self.results.append(self._judged(name, one, quantities, examples))
         return self._report(subject, quantities, self._diagnosis(subject, quantities))
+
+    def understood(self, probed: Mapping[str, Primitives]) -> tuple[Subject, tuple[str, ...]]:
+        """The target as the estimator that it claims to be or is taken for, and what it returns.
+
+        Raises
+        ------
+        TargetFault
+            It raised, or returned what cannot be judged.
+        """
+        subject = self._subject(probed)
+        self.what = f"first call ({subject.dtype}, {subject.variant})"
+        self._heartbeat()
+        quantities = self._quantities(subject)
+        return self._detect(self._most_precise(subject), quantities)
+
+    def _subject(self, probed: Mapping[str, Primitives]) -> Subject:
+        """The target as it is claimed to be, in the first dtype and variant."""
+        weights = dict(self.target.fixed_weights or {})
+        weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in self.target.takes_weights and w not in weights})
+        return Subject(
+            self.target.function,
+            self.adapter,
+            self.variants[0],
+            self.dtypes[0],
+            "minibatch" if self.plan.estimator == "auto" else self.plan.estimator,
+            self.target.parameterisation,
+            probed[self.dtypes[0]],
+            weights,
+        )
 
     def _diagnosis(self, subject: Subject, quantities: tuple[str, ...]) -> tuple[Diagnosis, ...]:
         """The name of what is wrong with values or gradients; notes go with the others."""
@@ -316,6 +357,7 @@ class _Run:
         self, subject: Subject, returned: tuple[str, ...], *, fits: bool, tried: int
     ) -> tuple[Subject, tuple[str, ...]]:
         """Say what the target was found to be, or is taken for."""
+        self.fits = fits
         if self.plan.estimator == "auto":
             self.notes.append(
                 f"estimator: {subject.estimator}, found by its values"
@@ -373,9 +415,10 @@ class _Run:
         started = time.monotonic()
         few = cases.shapes(subject.estimator) if self.adapter.compiles(subject.variant) else None
         judge = self._judge(name, subject, quantities)
+        least = PROPERTIES[name].least_batch if name in PROPERTIES else 1
         built = cases.purpose_built(subject.estimator, subject.dtype, few) if name not in PROPERTIES else {}
         tally = search(
-            cases.cases(subject.estimator, subject.dtype, few, self._weights(subject)),
+            cases.cases(subject.estimator, subject.dtype, few, self._weights(subject), least),
             built.values(),
             judge,
             subject.estimator,
@@ -524,10 +567,7 @@ def replay_case(record: Record, target: str | Callable[..., Any] | None = None) 
     """
     for name, allowed in (("check", CHECKS), ("estimator", ESTIMATORS)):
         checks.option(f"replay {record.id}", name, getattr(record, name), allowed)
-    how = {
-        name: record.options.get(name)
-        for name in ("arguments", "parameterisation", "packed", "bind", "returns", "weights", "factory")
-    }
+    how = {name: record.options.get(name) for name in _LOADING}
     loaded = load(target if target is not None else record.target, **how)
     adapter = adapters.by_name(record.framework)
     adapter.warm_up()

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_folder, check_writable, write_json
-from tcvae_ref.oracle import records
+from tcvae_ref.oracle import process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
 from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
@@ -219,8 +218,7 @@ def _check(arguments: argparse.Namespace) -> int:
     _require("check", "hypothesis", "flint")
     from tcvae_ref.oracle import report
 
-    # hypothesis keeps notes between runs; a tool leaves none where it happens to be called
-    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "tcvae-ref-hypothesis"))
+    process.prepare()
     options = _check_options(arguments)
     _check_places(arguments)
     with Progress("checking") as progress:
@@ -296,6 +294,7 @@ def _write_page(arguments: argparse.Namespace, checked: Report, saved: dict[int,
 def _replay(arguments: argparse.Namespace) -> int:
     record = records.load(arguments.id, arguments.cases)
     _require("replay", "hypothesis", "flint")
+    process.prepare()
     from tcvae_ref.oracle import checking
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -330,6 +329,7 @@ def _show(result: CheckResult) -> None:
 def _probe(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle import adapters, primitives, report
 
+    process.prepare()
     dtypes = _dtypes("probe", arguments.dtype or ())
     adapter = adapters.by_name(arguments.framework)
     for dtype in dtypes:
@@ -354,13 +354,17 @@ def _probe(arguments: argparse.Namespace) -> int:
 def _ghostwrite(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle.ghostwrite import ghostwrite
 
+    process.prepare()
     options = _target_options("ghostwrite", arguments)
+    if "estimator" not in options:  # it is found by calling the target
+        _require("ghostwrite", "hypothesis", "flint")
     if arguments.out is not None:
         check_writable(arguments.out)
         if arguments.out.exists():
             raise InputError(f"{arguments.out}: is there already; give a new name, or remove it")
     folder = None if arguments.out is None else arguments.out.parent
-    text = ghostwrite(arguments.target, folder=folder, **options)
+    with contextlib.redirect_stdout(sys.stderr):  # what the target prints is not our output
+        text = ghostwrite(arguments.target, folder=folder, **options)
     if arguments.out is None:
         print(text, end="" if text.endswith("\n") else "\n")
         return 0

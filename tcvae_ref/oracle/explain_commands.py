@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable
-from tcvae_ref.oracle import catalogue
+from tcvae_ref.oracle import catalogue, process
 from tcvae_ref.oracle.types import ESTIMATORS, QUANTITIES
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def _path(text: str) -> Path:
 def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     from tcvae_ref.oracle.weight_probe import weights_figure, weights_text
 
+    process.prepare()
     if arguments.out is not None:
         check_writable(arguments.out)
     with contextlib.redirect_stdout(sys.stderr):  # what the target prints is not our output

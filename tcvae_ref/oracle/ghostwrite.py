@@ -14,6 +14,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.files import real_path
 from tcvae_ref.oracle.target import Target, load
 
+_FIND_OUT = ("estimator", "auto")
 _LOAD_OPTIONS = tuple(inspect.signature(load).parameters)[1:]
 
 _TEXT = '''\
@@ -52,22 +53,34 @@ def ghostwrite(
     expected_failed_checks : mapping, optional
         Check -> reason.
     **options
-        Of `load` and `check`; they are written into the file.
+        Of `load` and `check`; they are written into the file. An estimator that is not named is found, by calling the
+        target, and written as well: a test that took any would pass a target that turns into another.
 
     Raises
     ------
     InputError
-        The target cannot be loaded, or an option cannot be written as a literal.
+        The target cannot be loaded, its values are those of no estimator and none is named, or an option cannot be
+        written as a literal.
     """
     text = target if isinstance(target, str) else _text_of(target)
     loaded = load(text, **{name: value for name, value in options.items() if name in _LOAD_OPTIONS})
     place = real_path(Path(folder or "."))
-    written = {name: _literal(text, name, value) for name, value in options.items() if _is_given(value)}
+    given = {name: value for name, value in options.items() if _is_given(value) and (name, value) != _FIND_OUT}
+    written = {name: _literal(text, name, value) for name, value in given.items()}
+    if "estimator" not in given:
+        found = {name: _literal(text, name, value) for name, value in _claims(text, given).items()}
+        written = {**found, **written}
     if isinstance(options.get("factory"), str):
         written["factory"] = _target_source(options["factory"], place)
     if expected_failed_checks:
         written["expected_failed_checks"] = _literal(text, "expected_failed_checks", expected_failed_checks)
     return _filled(loaded, _target_source(text, place), written)
+
+
+def _claims(text: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    from tcvae_ref.oracle.checking import claims  # with hypothesis, which writing alone does not need
+
+    return claims(text, **options)
 
 
 def _is_given(value: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tcvae_ref.checks import InputError, option
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, ARGUMENTS, PACKED, TENSORS, key, loose_key
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, ARGUMENTS, PACKED, RECONSTRUCTIONS, ROLES, TENSORS, key, loose_key
 from tcvae_ref.oracle.foreign import attribute
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.types import PARAMETERISATIONS
@@ -246,6 +246,14 @@ def _check_complete(
         raise InputError(
             f"{where}: no parameter of ({names}) is known to be {what}; "
             f"name it in arguments, like --args {example}={next(iter(unknown), 'NAME')}"
+        )
+    around = {name: role for name in unknown for role, names in ROLES.items() if key(name) in names}
+    if set(around.values()) & RECONSTRUCTIONS:
+        size = "" if "dataset_size" in roles else " --dataset-size N"
+        raise InputError(
+            f"{where}: {' and '.join(around)} {'is' if len(around) == 1 else 'are'} of a whole loss, with its "
+            "reconstruction; this command judges the penalty alone. "
+            f"For the whole: tcvae-ref check-step --loss {where}{size}"
         )
     if unknown:
         other = "" if "dataset_size" in roles else f", or name what it is, like --args dataset_size={unknown[0]}"

@@ -46,6 +46,8 @@ class Property(NamedTuple):
     judge: Callable[[Subject, Case], Finding]
     blind: bool = False
     """It holds for any estimate of the densities, right or wrong, so that passing proves little."""
+    least_batch: int = 1
+    """The smallest batch that shows anything."""
 
 
 # --- comparisons and their verdict -----------------------------------------------------------------------------
@@ -546,15 +548,16 @@ def _property(
     wrong: Verdict = Verdict.WRONG,
     *,
     blind: bool = False,
+    least_batch: int = 1,
 ) -> Property:
-    return Property(_CLAIMS[name], applies, partial(_judged, compare, _CLAIMS[name], wrong), blind)
+    return Property(_CLAIMS[name], applies, partial(_judged, compare, _CLAIMS[name], wrong), blind, least_batch)
 
 
 _RELATED = (*ARRAYS, *TERMS, "penalty")  # what is made of the four batch means E1 .. E4
 
 PROPERTIES: dict[str, Property] = {
-    "cyclic-shift": _property("cyclic-shift", _any_of(*QUANTITIES), _cyclic_shift),
-    "permutation": _property("permutation", _needs_order_free, _permutation),
+    "cyclic-shift": _property("cyclic-shift", _any_of(*QUANTITIES), _cyclic_shift, least_batch=2),
+    "permutation": _property("permutation", _needs_order_free, _permutation, least_batch=2),
     "identical-posteriors": _property("identical-posteriors", _any_of(*_RELATED), _identical_posteriors),
     "one-dimension": _property("one-dimension", _needs_one_dimension, _one_dimension),
     "unbiased": _property("unbiased", _needs_stratified, _unbiased),

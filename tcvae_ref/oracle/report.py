@@ -17,7 +17,7 @@ WIDTH = 120
 MEANING: dict[Verdict, str] = {
     Verdict.PASS: "Every certified number lies as near to the true value as right code in this dtype must be.",
     Verdict.WARN: "Right within the allowance, but more than four times as far off as the reference in the same dtype.",
-    Verdict.INCONCLUSIVE: "In this dtype the allowance is as large as the numbers themselves: nothing was certified.",
+    Verdict.INCONCLUSIVE: "Nothing was certified; the reason stands beside each check.",
     Verdict.PRIMITIVE: "The framework's own exp or log is off in this dtype; the target may be right.",
     Verdict.UNSTABLE: "The formula is right, its arithmetic loses digits that another order of operations keeps.",
     Verdict.NONFINITE: "nan or infinity came out where the true value is an ordinary number.",

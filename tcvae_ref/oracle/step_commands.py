@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import check_writable, write_json
+from tcvae_ref.oracle import process
 from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.progress import Progress
 
@@ -66,6 +67,7 @@ def _check_step(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle.mapping import parse_bind
     from tcvae_ref.oracle.training_step import STEPS, check_step
 
+    process.prepare()
     to_file = arguments.json is not None and str(arguments.json) != "-"
     if to_file:
         check_writable(arguments.json)

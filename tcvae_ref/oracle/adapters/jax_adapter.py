@@ -47,8 +47,8 @@ class JaxAdapter:
     def _dtype(self, dtype: str) -> str:
         if dtype == "float64" and "float64" not in self.dtypes:
             raise checks.InputError(
-                "jax adapter: dtype='float64' is asked for and x64 is off, so that JAX would compute in float32; "
-                "set JAX_ENABLE_X64=1 in the environment, or take --dtype float32"
+                "jax adapter: float64 is the default dtype, and JAX has it switched off: it would compute in float32; "
+                "set JAX_ENABLE_X64=1 in the environment before JAX is imported, or take --dtype float32"
             )
         return checks.option(f"{self.name} adapter", "dtype", dtype, self.dtypes)
 
