@@ -219,6 +219,7 @@ def test_faults_are_reported():
     ({"weights": lambda step: 1, "warm_up": ["KL"]}, "warm_up"),
     ({"weights": lambda step: 1, "estimator": "qqq"}, "estimator"),
     ({"loss": lambda nll, z, mu: z, "framework": "torch"}, "the width"),
+    ({"weights": lambda step: 1, "factory": "a:b"}, "factory is of the loss, and none is handed over"),
 ])  # fmt: skip
 def test_refusals(options, match):
     with pytest.raises(InputError, match=match):
@@ -265,6 +266,43 @@ def test_the_command(tmp_path, capsys):
     assert "nothing is handed over" in capsys.readouterr().err
 
 
+CLASS = """
+import math
+import torch
+
+class Loss(torch.nn.Module):
+    def __init__(self, beta):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, out, img, code, a, b, N):
+        pairs = -0.5 * ((code[:, None] - a) ** 2 * torch.exp(-2 * b) + 2 * b + math.log(2 * math.pi))
+        log_nm = math.log(len(code) * N)
+        log_qz = torch.logsumexp(pairs.sum(2), 1) - log_nm
+        product = (torch.logsumexp(pairs, 1) - log_nm).sum(1)
+        log_pz = (-0.5 * (code**2 + math.log(2 * math.pi))).sum(1)
+        nll = torch.nn.functional.binary_cross_entropy_with_logits(out, img, reduction="sum") / len(img)
+        mi = (torch.diagonal(pairs.sum(2)) - log_qz).mean()
+        return nll + mi + self.beta * (log_qz - product).mean() + (product - log_pz).mean()
+
+def make():
+    return Loss(4.0)
+"""
+
+
+def test_the_command_on_a_class_whose_names_say_nothing(tmp_path, capsys):
+    path = tmp_path / "their_loss.py"
+    path.write_text(CLASS)
+    how = ["--args", "decoded=out,x=img,z=code,mu=a,log_std=b", "--factory", f"{path}:make", "--quiet"]
+    assert cli.main(["check-step", "--loss", f"{path}:Loss", *how]) == 0
+    assert capsys.readouterr().out == f"PASS  loss {path}:Loss\n"
+    assert cli.main(["check-step", "--loss", f"{path}:Loss", *how, "--beta", "6"]) == 1
+    assert cli.main(["check-step", "--loss", f"{path}:Loss", "--factory", f"{path}:make"]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}:Loss: no parameter of (out, img, code, a, b, N) is known to be z" in said
+    assert "_tcvae_ref" not in said, "the name that was handed over"
+
+
 def test_scales_are_those_of_the_sampler():
     assert {sampler.SCALES[0.0], sampler.SCALES[1.0]} == {"unit-noise", "log-var-as-log-std"}
 
@@ -299,7 +337,7 @@ def test_losses_of_images_are_not_accused(name):
 
     right = check_step(loss=loss, framework="torch")
     assert right.verdict is Verdict.PASS, right.results
-    assert check_step(loss=wrong, framework="torch").verdict is Verdict.WRONG
+    assert check_step(loss=wrong, framework="torch", beta=6.0).verdict is Verdict.WRONG
 
 
 def test_the_size_of_the_data_set_inside():

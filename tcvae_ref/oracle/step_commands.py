@@ -41,8 +41,13 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bind", metavar="NAME=LITERAL", action="append", help="a parameter of the loss, always the same"
     )
+    group.add_argument("--args", metavar="NAME=THEIRS,...", help="parameters of the loss: z=code, x=img, decoded=out")
+    group.add_argument("--width", metavar="W", help="what the loss's width is: log-var, log-std, std or var")
+    group.add_argument("--packed", metavar="NAME:mu,W", help="a parameter of the loss that holds mu and the width")
+    group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
+    parser.add_argument("--quiet", action="store_true", help="the verdict only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report for programs ('-': standard output)")
 
 
@@ -64,7 +69,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _check_step(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle import machine_report, report
-    from tcvae_ref.oracle.mapping import parse_bind
+    from tcvae_ref.oracle.mapping import parse_bind, parse_pairs
     from tcvae_ref.oracle.training_step import STEPS, check_step
 
     process.prepare()
@@ -81,10 +86,17 @@ def _check_step(arguments: argparse.Namespace) -> int:
             warm_up=arguments.warm_up,
             dataset_size=arguments.dataset_size,
             bind=parse_bind(arguments.bind) if arguments.bind else None,
+            arguments=parse_pairs("--args", arguments.args) if arguments.args else None,
+            parameterisation=arguments.width and arguments.width.replace("-", "_"),
+            packed=arguments.packed,
+            factory=arguments.factory,
             progress=progress,
         )
     content = machine_report.to_json(found)
     if to_file:
         write_json(arguments.json, content)
-    print(json.dumps(content, indent=2, allow_nan=False) if arguments.json and not to_file else report.step_text(found))
+    if arguments.json and not to_file:
+        print(json.dumps(content, indent=2, allow_nan=False))
+    else:
+        print(f"{found.verdict}  {found.target}" if arguments.quiet else report.step_text(found))
     return found.exit_status

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.adapters.common import attempt
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
 from tcvae_ref.oracle.catalogue import find as find_entry
-from tcvae_ref.oracle.finding import find, shown_name
+from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.foreign import said
 from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
@@ -58,6 +59,10 @@ def check_step(
     steps: Sequence[float] = STEPS,
     warm_up: Sequence[str] | None = None,
     bind: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, str] | None = None,
+    parameterisation: str | None = None,
+    packed: str | None = None,
+    factory: Factory = None,
     dataset_size: int | None = None,
     seed: int = 0,
     progress: CheckProgress | None = None,
@@ -86,6 +91,11 @@ def check_step(
         Of MI, TC and DWKL, those whose weight is meant to grow; by default all together, or TC alone.
     bind : mapping, optional
         Parameter of the loss -> the value it always receives.
+    arguments, parameterisation, packed : optional
+        How the loss is called, where the names of its parameters do not say: `inference.map_arguments`, and in
+        `arguments` also those of `aliases.ROLES`.
+    factory : optional
+        Makes the instance, where the loss is a class that takes arguments: `finding.find`.
     dataset_size : int, optional
         N inside a loss that does not take it. Where neither is known, log(N M) is not judged.
     seed : int
@@ -121,7 +131,11 @@ def check_step(
     for term in warm_up or ():
         checks.option(where, "warm_up", term, TERMS)
     handed = {name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
-    functions = {name: find(one) for name, one in handed.items()}
+    how = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed}
+    for name, option in {**how, "factory": factory, "bind": bind}.items():
+        if option and not loss:
+            raise InputError(f"{where}: {name} is of the loss, and none is handed over; give a loss, or leave it out")
+    functions = {name: find(one, factory if name == "loss" else None) for name, one in handed.items()}
     for name, function in functions.items():
         if not callable(function):
             kind = type(function).__name__
@@ -135,7 +149,7 @@ def check_step(
     if "sampler" in functions:
         judge.sampler(functions["sampler"], shown_name(handed["sampler"]))
     if "loss" in functions:
-        judge.loss(functions["loss"], shown_name(handed["loss"]), estimator, bind or {}, dataset_size)
+        judge.loss(functions["loss"], shown_name(handed["loss"]), estimator, {**how, "bind": bind or {}}, dataset_size)
     if "weights" in functions:
         judge.weights(functions["weights"])
     return judge.report()
@@ -186,7 +200,7 @@ class _Judge:
 
     def keep(self, part: str, verdict: Verdict, message: str, began: float, cases: int = 0) -> None:
         """Keep a verdict."""
-        where = (part, self.dtype, self.adapter.variants[0], verdict, cases, cases)
+        where = (part, self.dtype, self.adapter.variants[0], verdict, cases, cases if verdict is Verdict.PASS else 0)
         self.results.append(CheckResult(*where, message=message, seconds=time.monotonic() - began))
 
     # --- the sampler ----------------------------------------------------------------------------------------
@@ -207,11 +221,11 @@ class _Judge:
     # --- the loss -------------------------------------------------------------------------------------------
 
     def loss(
-        self, function: Callable[..., Any], name: str, estimator: str, bind: Mapping[str, Any], dataset_size: int | None
+        self, function: Callable[..., Any], name: str, estimator: str, how: Mapping[str, Any], dataset_size: int | None
     ) -> None:
         """Judge a loss at the end of training, and on the way there if it is told the step."""
         began = time.monotonic()
-        loss = whole_loss.understand(name, function, self.adapter, self.dtype, self.claimed, bind=bind)
+        loss = whole_loss.understand(name, function, self.adapter, self.dtype, self.claimed, **how)
         loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
         candidates = CANDIDATES if estimator == "auto" else (estimator,)
@@ -327,13 +341,18 @@ class _Judge:
             words = "; ".join(whole_loss.in_words(each) for each in found)
             return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
         if offset:
-            return self._of_the_images(loss, candidates, found[0].weights)
+            return self._of_the_images(loss, candidates, self._plain(found[0].weights))
         case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=self.estimator == "exact")[0]
         off = whole_loss.gradients_off(loss, case, self.estimator, found[0])
         if off:
-            return self._of_the_images(loss, candidates, found[0].weights)
+            return self._of_the_images(loss, candidates, self._plain(found[0].weights))
         self._say_likelihood(loss)
         return []
+
+    def _plain(self, weights: Array) -> Array:
+        """Weights in effect without the rounding of having been solved for: near fractions in their place."""
+        near = np.array([float(Fraction(w).limit_denominator(1000)) for w in weights])
+        return np.where(np.abs(near - weights) <= EQUAL[self.dtype], near, weights)
 
     def _of_the_images(self, loss: StepLoss, candidates: Sequence[str], weights: Array) -> list[Fault]:
         """The penalty's own mistake where weights do not explain it, beside a reconstruction of another weight than 1.

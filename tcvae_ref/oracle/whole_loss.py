@@ -198,7 +198,11 @@ def understand(
     """
     names = [p.name for p in parameters_of(function)]
     bound = options.pop("bind", None) or {}
+    named = options.pop("arguments", None) or {}
     found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
+    found = {n: role for n, role in found.items() if n not in named.values() and role not in named}
+    found.update({theirs: role for role, theirs in named.items() if role in ROLES})
+    options["arguments"] = {ours: theirs for ours, theirs in named.items() if ours not in ROLES}
     if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
         found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
     inside = [value for n, value in bound.items() if ARGUMENT_OF.get(key(n)) == "dataset_size"]
@@ -373,14 +377,16 @@ def names(
     fitting = [Fault(name, f"{words}; {said}") for name, fits, words in readings if fits]
     others = [name for name, w, c in zip(WEIGHTS, weights, claimed, strict=True) if not same(w, c)]
     as_good_as_claimed = all(w * c > EQUAL[dtype] for w, c in zip(weights, claimed, strict=True))
-    if same(r, 1) and as_good_as_claimed and set(others) <= set(inside) and (not fitting or others == ["beta"]):
+    scaled = [] if fitting else _scaled(found, claimed, shape, said, same)
+    vague = others == ["beta"] if fitting else scaled[0].id == "unknown"
+    if same(r, 1) and as_good_as_claimed and set(others) <= set(inside) and vague:
         words = ", ".join(f"{name} = {w:.4g}" for name, w in zip(WEIGHTS, weights, strict=True) if name in others)
         meant = ", ".join(f"{c:g}" for name, c in zip(WEIGHTS, claimed, strict=True) if name in others)
         remedy = " ".join(f"--{name} {w:.4g}" for name, w in zip(WEIGHTS, weights, strict=True) if name in others)
         as_well = "fits as well: " if fitting else ""
         one = f"{as_well}the loss has {words} in effect, and {meant} is meant; say {remedy} if the loss is right"
-        fitting.append(Fault("other-weights", f"{one}; {said}"))
-    return fitting or _scaled(found, claimed, shape, said, same)
+        return [*fitting, Fault("other-weights", f"{one}; {said}")]
+    return fitting or scaled
 
 
 def _scaled(
