@@ -23,6 +23,7 @@ GUIDES = [
     ROOT / "tcvae_ref" / "metrics" / "README.md",
     ROOT / "tcvae_ref" / "studies" / "README.md",
     ROOT / "tcvae_ref" / "oracle" / "README.md",
+    ROOT / "tcvae_ref" / "oracle" / "TOLERANCE.md",
     ROOT / "tcvae_ref" / "oracle" / "test_vectors" / "README.md",
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -3,9 +3,9 @@
     from tcvae_ref.oracle import check
     print(check("my_package.losses:tc_loss"))
 
-`README.md` in this folder says what it does, what each verdict means, and derives the tolerance. Names are imported
-when they are used: the extra `tcvae-ref[oracle]` brings what they need. Hypothesis strategies stand in `cases`, the
-proven numbers in `truth`.
+`README.md` in this folder says what it does and what each verdict means, `TOLERANCE.md` derives the tolerance. Names
+are imported when they are used: the extra `tcvae-ref[oracle]` brings what they need. Hypothesis strategies stand in
+`cases`, the proven numbers in `truth`.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """How far a right implementation in floating point may be off: derived, not chosen.
 
-`README.md` of this folder derives every line below. In short: one pairwise log-density is a sum of three kinds of
+`TOLERANCE.md` of this folder derives every line below. In short: one pairwise log-density is a sum of three kinds of
 terms, each rounded a known number of times; a weighted log-sum-exp passes the errors of its terms on with the weights
 of the softmax; means and differences add absolute errors up; a gradient is a sum over pairs of a softmax weight times
 a slope, and both have relative errors. Nothing is assumed about the order of a summation or about which of the usual
