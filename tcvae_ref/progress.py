@@ -8,6 +8,7 @@ from typing import Any
 
 from tcvae_ref.types import ProgressHook
 
+_KNOWN = 0.05  # of the whole: before it is done, nobody knows how long the rest takes
 _EVERY = {True: 2.0, False: 10.0}  # seconds between lines: on a terminal that has no rich, in a log file
 
 
@@ -77,7 +78,9 @@ class Progress:
             self._next_line = now + self._every
             since, already = self._first
             left = (now - since) * (total - done) / max(done - already, 1)
-            print(f"{self._what}: {done:,} of {total:,}, {left:.0f} s left  {text}", file=sys.stderr, flush=True)
+            known = done > already and done >= _KNOWN * total
+            said = f"{done:,} of {total:,}" + (f", {left:.0f} s left" if known else "")
+            print(f"{self._what}: {said}  {text}", file=sys.stderr, flush=True)
 
 
 class Stages:

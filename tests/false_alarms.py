@@ -129,7 +129,7 @@ def table(tallies):
             f"worst {ratios.max():.3f}  median {np.median(ratios):.4f}  {said}"
         )
     said = ", ".join(f"{n:,} {verdict}" for verdict, n in total.items())
-    lines.append(f"in all: {said}; worst error/bound {max(every, default=np.nan):.3f}, median {np.median(every):.4f}")
+    lines.append(f"in all: {said}; worst error/allowed {max(every, default=np.nan):.3f}, median {np.median(every):.4f}")
     return "\n".join(lines)
 
 

@@ -321,6 +321,15 @@ class TestCommands:
         assert cli.main(["replay", saved.stem[:4], "--target", "losses.py:good"]) == 0
         assert "FIXED" in capsys.readouterr().out
         assert cli.main(["replay", "ffff"]) == 2
+        (saved.parent / "0123456789.json").write_text("{}")
+        capsys.readouterr()
+        assert cli.main(["replay"]) == 0
+        head, *rows = capsys.readouterr().out.splitlines()
+        assert head.split() == ["id", "check", "dtype", "target", "saved"]
+        assert sorted(row.split()[:4] for row in rows) == sorted(
+            [["0123456789", "damaged", "-", "-"], [saved.stem, "values", "float64", "losses.py:bad"]]
+        )
+        assert cli.main(["replay", "--target", "losses.py:good"]) == 2
 
     def test_replay_asks_for_no_other_dtype_than_the_case_has(self, losses, monkeypatch):
         """A float32 case of JAX is replayed where JAX has no float64."""
@@ -421,6 +430,15 @@ class TestOtherSuites:
         assert done.returncode == 0, done.stdout
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("losses.py")]
         assert "100%" in line
+
+
+def test_progress_counts_the_cases_and_no_others():
+    said = []
+    few = {"framework": "torch", "dtypes": ("float64",), "max_examples": 10, "estimator": "mws"}
+    report = check(right(), checks=("values", "cyclic-shift"), **few, progress=lambda *args: said.append(args))
+    assert said[0][:2] == (0, 0)
+    assert said[-1][0] == said[-1][1] == report.counts["cases"] > 11
+    assert [done for done, *_ in said] == sorted(done for done, *_ in said)
 
 
 def test_a_batch_that_has_one_order_is_not_drawn_for_its_order():

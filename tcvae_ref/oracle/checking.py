@@ -1,4 +1,18 @@
-"""Judging a target: `check` runs every check in every dtype and variant, and reports."""
+"""Judging a target: `check` runs every check in every dtype and variant, and reports.
+
+How a check runs:
+
+1. `commands` reads the options and calls `check`, here.
+2. `target.load` finds the function (`finding`) and what its parameters mean (`inference`, `aliases`, `mapping`).
+3. `_Run.report` measures exp and log of the framework (`primitives`), calls the target once, and finds its estimator:
+   `_detect` holds three cases to each (`judging`).
+4. Each check is a function of a case, `judging.judge_values`, `judge_gradients` or one of `properties`. It calls the
+   target through its adapter (`Target.function`; `returns` names what came back) and holds it to `truth`, within
+   `tolerance`.
+5. `search` draws cases (`cases`), stops at the first that fails and makes it small; `judging.counterexample` keeps it.
+6. Where values or gradients fail, `diagnosis` calls the target on cases of its own and looks for the mistake's name.
+7. `report` and `snippet` write what a person reads, `machine_report` what programs do; `records` saves the cases.
+"""
 
 import importlib.metadata
 import platform
@@ -45,7 +59,7 @@ CHECKS: dict[str, str] = {
 
 DEFAULT_DTYPES = ("float64", "float32")
 PROPERTY_SHARE = 8  # one property check has this many times fewer cases than values and gradients have
-ROUGHER = 4.0  # times the reference's error over allowance: right, and worth a warning
+ROUGHER = 4.0  # times the reference's error/allowed: right, and worth a warning
 
 
 def check(
@@ -211,7 +225,8 @@ class _Run:
         self.results: list[CheckResult] = []
         self.not_run: dict[str, str] = {}
         self.notes: list[str] = []
-        self.done = self.total = 0
+        self.done = self.total = self.due = 0
+        """Cases that were judged, that will be, and that will be when this check is through."""
         self.what = ""
         self.fits = False
         """Whether the target's values are those of the estimator that it is judged as."""
@@ -233,7 +248,6 @@ class _Run:
     def report(self) -> Report:
         """Run everything."""
         self.adapter.warm_up()
-        self._heartbeat()
         worst = {dtype: self._probe(dtype) for dtype in self.dtypes}
         probed = {d: Primitives(*(one.finite_error for one in worst[d].values())) for d in self.dtypes}
         subject = self._subject(probed)
@@ -245,9 +259,12 @@ class _Run:
         if "primitives" in self.plan.checks:
             self.results.extend(self._primitives(dtype, worst[dtype]) for dtype in self.dtypes)
         jobs = self._jobs(subject, quantities, probed)
-        self.total = self.done + sum(examples for *_, examples in jobs)
-        for name, one, examples in jobs:
+        cases_of = [examples + len(self._built(name, one)) for name, one, examples in jobs]
+        self.total = sum(cases_of)
+        for (name, one, examples), count in zip(jobs, cases_of, strict=True):
+            self.due += count
             self.results.append(self._judged(name, one, quantities, examples))
+            self.done = self.due  # where a check failed, or fewer cases than asked for were there
         return self._report(subject, quantities, self._diagnosis(subject, quantities))
 
     def understood(self, probed: Mapping[str, Primitives]) -> tuple[Subject, tuple[str, ...]]:
@@ -259,8 +276,7 @@ class _Run:
             It raised, or returned what cannot be judged.
         """
         subject = self._subject(probed)
-        self.what = f"first call ({subject.dtype}, {subject.variant})"
-        self._heartbeat()
+        self._say(f"first call ({subject.dtype}, {subject.variant})")
         quantities = self._quantities(subject)
         return self._detect(self._most_precise(subject), quantities)
 
@@ -286,8 +302,7 @@ class _Run:
         failing = FAILURES if guessed else FAILURES - {Verdict.ERROR}
         if not self.plan.diagnose or not any(r.verdict in failing for r in judged):
             return ()
-        self.what = "diagnosis"
-        self._heartbeat()
+        self._say("diagnosis")
         others = [name for name in CANDIDATES if name != subject.estimator] if guessed else []
         found = diagnosis.diagnose(subject, quantities, self.results, gradients=self.plan.gradients, others=others)
         self.notes.extend(found.notes)
@@ -411,12 +426,12 @@ class _Run:
 
     def _judged(self, name: str, subject: Subject, quantities: tuple[str, ...], examples: int) -> CheckResult:
         """Run one check."""
-        self.what = f"{name} ({subject.dtype}, {subject.variant})"
+        self._say(f"{name} ({subject.dtype}, {subject.variant})")
         started = time.monotonic()
-        few = cases.shapes(subject.estimator) if self.adapter.compiles(subject.variant) else None
+        few = self._few(subject)
         judge = self._judge(name, subject, quantities)
         least = PROPERTIES[name].least_batch if name in PROPERTIES else 1
-        built = cases.purpose_built(subject.estimator, subject.dtype, few) if name not in PROPERTIES else {}
+        built = self._built(name, subject)
         tally = search(
             cases.cases(subject.estimator, subject.dtype, few, self._weights(subject), least),
             built.values(),
@@ -443,6 +458,16 @@ class _Run:
             None,
             seconds,
         )
+
+    def _few(self, subject: Subject) -> Sequence[tuple[int, int, int]] | None:
+        """The shapes of the cases, where the target is compiled for each."""
+        return cases.shapes(subject.estimator) if self.adapter.compiles(subject.variant) else None
+
+    def _built(self, name: str, subject: Subject) -> dict[str, Case]:
+        """The cases that are built for a purpose; properties make their own of those that are drawn."""
+        if name in PROPERTIES:
+            return {}
+        return cases.purpose_built(subject.estimator, subject.dtype, self._few(subject))
 
     def _weights(self, subject: Subject) -> Sequence[cases.Weights]:
         """The alpha, beta and gamma of the cases; where each triple is compiled for, as few as show a mix-up."""
@@ -501,8 +526,7 @@ class _Run:
     # --- primitives, faults, the report ---------------------------------------------------------------------
 
     def _probe(self, dtype: str) -> dict[str, primitives.Worst]:
-        self.what = f"primitives ({dtype})"
-        self._heartbeat()
+        self._say(f"primitives ({dtype})")
         return {name: primitives.worst(self.adapter, name, dtype) for name in Primitives._fields}
 
     def _primitives(self, dtype: str, probed: Mapping[str, primitives.Worst]) -> CheckResult:
@@ -520,9 +544,15 @@ class _Run:
         example = Counterexample(received, message=str(fault))
         return CheckResult("values", subject.dtype, subject.variant, Verdict.ERROR, 1, 0, 0, 0.0, str(fault), example)
 
+    def _say(self, what: str) -> None:
+        """Tell what begins."""
+        self.what = what
+        self.progress(self.done, self.total, what)
+
     def _heartbeat(self) -> None:
-        self.done += 1
-        self.progress(self.done, max(self.total, self.done), self.what)
+        """Tell that a case is done; what making a counterexample small takes besides was not planned."""
+        self.done = min(self.done + 1, self.due)
+        self.progress(self.done, self.total, self.what)
 
     def _report(self, subject: Subject, quantities: tuple[str, ...], found: tuple[Diagnosis, ...] = ()) -> Report:
         return Report(

@@ -117,7 +117,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_replay)
-    parser.add_argument("id", metavar="ID", help="of the case, or how it begins")
+    parser.add_argument("id", metavar="ID", nargs="?", help="of the case, or how it begins (none: lists the cases)")
     parser.add_argument("--target", metavar="TARGET", help="the loss, where it has moved")
     parser.add_argument("--cases", type=_path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
 
@@ -292,6 +292,8 @@ def _write_page(arguments: argparse.Namespace, checked: Report, saved: dict[int,
 
 
 def _replay(arguments: argparse.Namespace) -> int:
+    if arguments.id is None:
+        return _list_cases(arguments)
     record = records.load(arguments.id, arguments.cases)
     _require("replay", "hypothesis", "flint")
     process.prepare()
@@ -305,6 +307,16 @@ def _replay(arguments: argparse.Namespace) -> int:
     if word != "FIXED":
         _show(result)
     return {"FIXED": 0, "FAILED": 1, "ERROR": 1}.get(word, 3)
+
+
+def _list_cases(arguments: argparse.Namespace) -> int:
+    from tcvae_ref.oracle import report
+
+    if arguments.target is not None:
+        raise InputError("replay: --target is given and no case; name its ID, from `tcvae-ref replay`")
+    rows = records.listing(arguments.cases)
+    print("\n".join(report.table([["id", "check", "dtype", "target", "saved"], *rows])))
+    return 0
 
 
 def _outcome(result: CheckResult) -> str:

@@ -385,7 +385,8 @@ class _Search:
         named = [r for r in by_ids.values() if len(r.ids) == 1][:RIVALS]
         for reading in named:
             rivals = [r for r in named if r is not reading]
-            yield Diagnosis(reading.ids[0], _title(reading.ids[0]), self.evidence(reading, 0, rivals))
+            evidence = self.evidence(reading, 0, rivals) if reading is first else f"{reading.words[0]}; fits as well"
+            yield Diagnosis(reading.ids[0], _title(reading.ids[0]), evidence)
 
     def evidence(self, reading: Reading, k: int, rivals: Sequence[Reading]) -> str:
         """The k-th mistake of a reading, what it does, and how well the reading agrees, in a line."""

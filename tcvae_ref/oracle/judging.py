@@ -85,7 +85,7 @@ class Finding(NamedTuple):
 
     verdict: Verdict
     worst: float = 0.0
-    """Largest error over allowance."""
+    """Largest error/allowed."""
     received: Case | None = None
     elements: tuple[Element, ...] = ()
     """Of a failure: the worst five, worst first."""

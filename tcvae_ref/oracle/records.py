@@ -1,9 +1,9 @@
 """Failing cases kept in files, to be run again by their id."""
 
-import difflib
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Record:
         return self.counterexample.case
 
 
+_NONE = "replay: no cases in {folder}; a failing `tcvae-ref check` saves them, or name a --cases"
 _TEXTS = ("id", "target", "framework", "estimator", "mapping", "check", "dtype", "variant")
 
 
@@ -98,6 +99,28 @@ def list_ids(folder: Path = FOLDER) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
+def listing(folder: Path = FOLDER) -> list[tuple[str, ...]]:
+    """(id, check, dtype, target, when it was saved) of every case in `folder`, the latest first.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if not list_ids(folder):
+        raise InputError(_NONE.format(folder=folder))
+    rows = []
+    for name in list_ids(folder):
+        saved = (folder / f"{name}.json").stat().st_mtime
+        try:
+            kept = load(name, folder)
+            row = (kept.check, kept.dtype, kept.target)
+        except InputError:
+            row = ("damaged", "-", "-")
+        rows.append((saved, name, *row, f"{datetime.fromtimestamp(saved):%Y-%m-%d %H:%M}"))
+    return [row[1:] for row in sorted(rows, reverse=True)]
+
+
 def load(name: str, folder: Path = FOLDER) -> Record:
     """The saved case whose id is `name`, or begins with it.
 
@@ -125,13 +148,12 @@ def load(name: str, folder: Path = FOLDER) -> Record:
 def _full_id(name: str, folder: Path) -> str:
     known = list_ids(folder)
     if not known:
-        raise InputError(f"replay: no cases in {folder}; a failing `tcvae-ref check` saves them, or name a --cases")
+        raise InputError(_NONE.format(folder=folder))
     matches = [name] if name in known else [one for one in known if name and one.startswith(name)]
     if len(matches) > 1:
         raise InputError(f"replay: {name!r} begins {len(matches)} ids ({', '.join(matches[:5])}); give more digits")
     if not matches:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
-        raise InputError(f"replay: no case {name!r} in {folder}; the nearest of {len(known)}: {', '.join(near)}")
+        raise InputError(f"replay: no case {name!r} in {folder}; `tcvae-ref replay` lists the {len(known)} there")
     return matches[0]
 
 

@@ -1,16 +1,19 @@
 """A report for a person: one screen, the worst first."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 
 import numpy as np
 
 from tcvae_ref.oracle import snippet
+from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.catalogue import find
 from tcvae_ref.oracle.records import FOLDER
-from tcvae_ref.oracle.types import FAILURES, CheckResult, Diagnosis, Element, Report, Verdict
+from tcvae_ref.oracle.types import FAILURES, PENALTIES, CheckResult, Counterexample, Diagnosis, Element, Report, Verdict
 
 WIDTH = 120
 
@@ -67,19 +70,24 @@ def step_text(report: Report) -> str:
     parts = [report.target, report.framework, *([f"estimator {report.estimator}"] if report.estimator != "-" else [])]
     lines = [f"{report.verdict}  {', '.join(parts)}", *_wrapped("understood as: ", report.mapping), ""]
     for result in report.results:
-        lines += _wrapped(f"{result.verdict}  {result.check}: ", result.message)
-    for found in report.diagnosis:
-        lines += ["", *_named(found)]
+        prefix = f"{result.check}: "
+        named = [one for one in report.diagnosis if one.evidence.startswith(prefix)]
+        if named:  # what it says is the evidence
+            lines.append(f"{result.verdict}  {result.check}")
+        else:
+            lines += _wrapped(f"{result.verdict}  {prefix}", result.message)
+        for found in named:
+            lines += [*_named(replace(found, evidence=found.evidence.removeprefix(prefix)))]
     return _printable("\n".join([*lines, *_circumstances(report)]))
 
 
 def summary(report: Report) -> str:
     """The counts in one line."""
     counts = report.counts
-    said = ", ".join(f"{counts[name]:,} {name}" for name in ("checks", "cases", "certified", "inconclusive"))
+    said = ", ".join(f"{counts[name]:,} {name}" for name in counts)
     said = said.replace("1 checks,", "1 check,", 1) if counts["checks"] == 1 else said
     said = said.replace(" 1 cases,", " 1 case,", 1) if counts["cases"] == 1 else said
-    return f"{said}, worst error/bound {short(report.worst)}"
+    return f"{said}, worst error/allowed {short(report.worst)}"
 
 
 def worst_result(report: Report) -> int | None:
@@ -98,7 +106,7 @@ def short(value: float) -> str:
 
 
 def interval(lower: float, upper: float, got: float) -> str:
-    """Two ends, rounded outwards, in just the digits that tell `got` from them: `1.2345678 .. 681`."""
+    """Two ends, rounded outwards, in just the digits that tell `got` from them: `1.2345678 .. 1.2345681`."""
     if not (np.isfinite(lower) and np.isfinite(upper)):
         return f"{lower!r} .. {upper!r}"
     if lower == upper:
@@ -126,15 +134,11 @@ def _telling_digits(lower: float, upper: float, got: float) -> int:
 
 
 def _joined(low: Decimal, high: Decimal) -> str:
-    """`low .. high`, the upper end by its last digits where the first agree."""
+    """`low .. high`, a power of ten that both have written once."""
     exponent = max(abs(low), abs(high)).adjusted()
     scale = 0 if -4 <= exponent < 16 else exponent
     ends = [f"{end.scaleb(-scale):f}" for end in (low, high)]
-    shared = 0
-    while len(ends[0]) == len(ends[1]) and shared < len(ends[0]) - 3 and ends[0][shared] == ends[1][shared]:
-        shared += 1
-    tail = ends[1][shared:] if shared > 3 and "." not in ends[1][shared:] else ends[1]
-    joined = f"{ends[0]} .. {tail}"
+    joined = f"{ends[0]} .. {ends[1]}"
     return f"({joined})e{scale:+03d}" if scale else joined
 
 
@@ -188,7 +192,7 @@ def evidence(report: Report, index: int, saved: Mapping[int, str] | None = None,
     if example is not None:
         if example.message and example.message != result.message:
             lines += _wrapped("  ", example.message)
-        lines += ["", *snippet.given(example.case, name, folder)]
+        lines += ["", *snippet.given(example.case, name, folder, weights=_has_weights(report, example))]
         if example.elements:
             lines += ["", *element_table(example.elements, result.dtype)]
         if example.stage:
@@ -196,6 +200,12 @@ def evidence(report: Report, index: int, saved: Mapping[int, str] | None = None,
         lines += _allowance(result)
         lines += ["", *snippet.reproduction(report, result, name, folder)]
     return _printable("\n".join(lines))
+
+
+def _has_weights(report: Report, example: Counterexample) -> bool:
+    """Whether alpha, beta and gamma have a part in what failed."""
+    takes = any(re.search(rf"\b{name}\b", report.mapping) for name in WEIGHTS)
+    return takes or any(element.quantity in PENALTIES for element in example.elements)
 
 
 def _diagnosis(report: Report, result: CheckResult) -> Iterator[str]:
@@ -253,7 +263,7 @@ def _failing_row(result: CheckResult) -> list[str]:
     said = result.message or (example.message if example else "") or "no counterexample kept"
     if example is not None and example.elements:
         first = example.elements[0]
-        said = f"{element_name(first)}: {short(first.ratio)} times the allowance"
+        said = f"{element_name(first)}: error/allowed {short(first.ratio)}"
         if not np.isfinite(first.got):
             said = f"{element_name(first)} is {first.got}"
     return [result.verdict.value, result.check, result.dtype, result.variant, textwrap.shorten(said, 60)]
@@ -261,7 +271,7 @@ def _failing_row(result: CheckResult) -> list[str]:
 
 # --- no failure --------------------------------------------------------------------------------------------
 
-_COLUMNS = ["verdict", "check", "dtype", "variant", "cases", "certified", "inconclusive", "error/bound"]
+_COLUMNS = ["verdict", "check", "dtype", "variant", "cases", "certified", "inconclusive", "error/allowed"]
 
 
 def _overview(report: Report) -> list[str]:

@@ -26,7 +26,7 @@ class Tally:
     inconclusive: int = 0
     worst: float = 0.0
     hardest: list[tuple[float, Case]] = field(default_factory=list)
-    """The certified cases with the largest error over allowance."""
+    """The certified cases with the largest error/allowed."""
     warning: Finding | None = None
     """The first that is right and worth a warning."""
     unfit: str = ""

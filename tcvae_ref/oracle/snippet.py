@@ -24,7 +24,7 @@ MOST_UNSAVED = 400
 # --- inputs ------------------------------------------------------------------------------------------------
 
 
-def given(case: Case, name: str | None = None, folder: Path = FOLDER) -> list[str]:
+def given(case: Case, name: str | None = None, folder: Path = FOLDER, *, weights: bool = True) -> list[str]:
     """Lines that define the inputs, bit for bit; a large case is read from its file, with a look at its corner.
 
     Parameters
@@ -34,6 +34,8 @@ def given(case: Case, name: str | None = None, folder: Path = FOLDER) -> list[st
         Id of the saved case.
     folder : Path
         Where it was saved.
+    weights : bool
+        Whether alpha, beta and gamma are among the inputs.
     """
     largest = max(array.size for array in case.arrays.values())
     if name is not None and largest > MOST:
@@ -44,8 +46,9 @@ def given(case: Case, name: str | None = None, folder: Path = FOLDER) -> list[st
     else:
         lines = ["import numpy as np"]
         lines += [line for key, array in case.arrays.items() for line in assignment(key, array)]
-    names = ", ".join(case.constants)
-    values = ", ".join(_number(value) for value in case.constants.values())
+    constants = case.constants if weights else {"dataset_size": case.dataset_size}
+    names = ", ".join(constants)
+    values = ", ".join(_number(value) for value in constants.values())
     return ["Given:", *_indented([*lines, f"{names} = {values}"])]
 
 

@@ -193,7 +193,7 @@ class Element:
 
     @property
     def ratio(self) -> float:
-        """Error over allowance: above 1 is a counterexample."""
+        """Error/allowed: above 1 is a counterexample."""
         return self.error / self.allowed if self.allowed else (0.0 if self.error == 0 else np.inf)
 
 
@@ -224,10 +224,15 @@ class CheckResult:
     certified: int = 0
     inconclusive: int = 0
     worst: float = 0.0
-    """Largest error over allowance among the certified cases."""
+    """Largest error/allowed among the certified cases."""
     message: str = ""
     counterexample: Counterexample | None = None
     seconds: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        """Cases that are neither certified nor inconclusive."""
+        return self.cases - self.certified - self.inconclusive
 
 
 @dataclass(frozen=True)
@@ -277,12 +282,16 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many checks there were, and cases, certified and inconclusive."""
+        """How many checks there were, and cases: certified, inconclusive or failed.
+
+        A case is certified that was judged with an allowance that says something, and found right.
+        """
         return {
             "checks": len(self.results),
             "cases": sum(r.cases for r in self.results),
             "certified": sum(r.certified for r in self.results),
             "inconclusive": sum(r.inconclusive for r in self.results),
+            "failed": sum(r.failed for r in self.results),
         }
 
     @property

@@ -159,7 +159,7 @@ _WORDS = {
     "mss": "MSS as in the paper",
     "mss-other-column": "MSS, with another column for the data left out: as valid as the paper's",
     "symmetric-mss": "symmetric MSS",
-    "columns": "the same weights in every row: what belongs on diagonals runs down columns",
+    "columns": "the same weights in all rows but one: what belongs on diagonals runs down columns",
     "flat": "all weights alike",
     "": "weights of no estimator known here",
 }
