@@ -593,17 +593,25 @@ class TestThreads:
         """It comes through, and nobody waits for ever for what was interrupted."""
         tcvae_kernels.set_num_threads(3)
         rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
-        previous = signal.signal(signal.SIGALRM, lambda number, frame: (_ for _ in ()).throw(KeyboardInterrupt))
+        alarms = []
+
+        def interrupt(number, frame):
+            alarms.append(number)
+            raise KeyboardInterrupt
 
         def work_for_ever():
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 0.01))
+            signal.setitimer(
+                signal.ITIMER_REAL, rng.uniform(1e-5, 0.01), 60.0
+            )  # the second one ends a wait without end
             while True:
                 threads.run(lambda b: None, 50)
 
+        previous = signal.signal(signal.SIGALRM, interrupt)
         try:
-            for _ in range(60):
+            for turn in range(60):
                 with pytest.raises(KeyboardInterrupt):
                     work_for_ever()
+                assert len(alarms) == turn + 1
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)

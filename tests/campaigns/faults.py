@@ -367,12 +367,13 @@ SIGNALS = {
 
 def signals(tally, root, rng, count):
     made = scenarios()
-    turns = [(name, how) for name in ("train", "evaluate", "sweep", "check") for how in SIGNALS]
+    turns = [(name, how) for how in SIGNALS for name in ("sweep", "train", "evaluate", "check")]
     turns = [turn for turn in turns if turn[1] != "SIGKILL of the workers" or turn[0] == "sweep"]
-    calms = {name: calm(scenario, root) for name, scenario in made.items() if name in {name for name, _ in turns}}
+    calms = {}
     for turn in range(count):
         name, how = turns[turn % len(turns)]
-        scenario, (seconds, expected) = made[name], calms[name]
+        scenario = made[name]
+        seconds, expected = calms[name] = calms.get(name) or calm(scenario, root)
         folder = scenario.folder(root, "signalled")
         after = rng.uniform(0.15, seconds)
         said = f"{name}, {how} after {after:.2f} of {seconds:.2f} s"
