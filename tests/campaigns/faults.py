@@ -341,8 +341,8 @@ def session(leader):
 def _send(process, what):
     if what == "workers":
         for pid in session(process.pid):
-            if pid != process.pid:
-                with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
+                if b"--process-name" in Path(f"/proc/{pid}/cmdline").read_bytes():  # not joblib's trackers
                     os.kill(pid, signal.SIGKILL)
     elif what == "group":
         os.killpg(process.pid, signal.SIGKILL)
