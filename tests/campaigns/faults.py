@@ -67,7 +67,7 @@ estimator = "mss"
 [grid]
 objective = ["beta-vae", "beta-tcvae"]
 """
-PATIENCE = 120  # seconds after which a command hangs
+PATIENCE = 600  # seconds after which a command hangs, also on a busy machine
 
 
 class Tally:
