@@ -35,7 +35,7 @@ from tcvae_ref.objectives import ElboTerms, beta_tcvae, beta_vae, elbo_terms, fa
 from tcvae_ref.priors import log_flow, log_laplace
 from tcvae_ref.types import ExpectedLogQz, LogQz
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "ElboTerms",

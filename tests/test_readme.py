@@ -82,3 +82,40 @@ def test_the_map_names_functions_that_exist():
     for module, function, file in names:
         assert module == file
         assert hasattr(__import__(f"tcvae_ref.{module}", fromlist=[function]), function), function
+
+
+LOSS = """\
+import math
+
+import torch
+
+
+{weights}
+
+def tc_loss(z, mu, logvar, dataset_size):
+    L = -0.5 * ((z[:, None] - mu) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi))
+    log_w = log_weights(len(z), dataset_size).to(z.dtype)
+    log_qz = torch.logsumexp(L.sum(2) + log_w, 1)
+    log_qz_marginals = torch.logsumexp(L + log_w[:, :, None], 1)
+    return (log_qz - log_qz_marginals.sum(1)).mean()
+"""
+
+
+def test_the_report_in_the_guides_is_what_check_prints(tmp_path, monkeypatch, capsys):
+    """On the weights that the oracle's guide shows; but for the digits of numbers, which PyTorch rounds as it likes."""
+    pytest.importorskip("torch")
+    of_oracle = [text for language, text in blocks(ROOT / "tcvae_ref" / "oracle" / "README.md") if language == "text"]
+    weights = next(text for text in of_oracle if text.startswith("def log_weights"))
+    monkeypatch.chdir(tmp_path)
+    Path("losses.py").write_text(LOSS.format(weights=weights))
+    assert cli.main(["check", "losses.py:tc_loss", "--checks", "values"]) == 1
+    printed = capsys.readouterr().out
+    of_readme = [text for language, text in blocks(ROOT / "README.md") if language == "text"]
+    for shown in (of_oracle, of_readme):
+        report = next(text for text in shown if text.startswith("WRONG"))
+        assert without_digits(printed).startswith(without_digits(report))
+
+
+def without_digits(text):
+    """Numbers in e-notation or with a point are not compared, nor the widths of the columns they make."""
+    return re.sub(r" +", " ", re.sub(r"-?\d+(\.\d+)?e[+-]?\d+|-?\d+\.\d+", "#", text))
