@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -590,10 +591,14 @@ class TestThreads:
         assert (done == 1).all()
 
     def test_an_interrupt_at_any_moment(self):
-        """It comes through, and nobody waits for ever for what was interrupted."""
+        """It comes through, nobody waits for ever for what was interrupted, and nothing of it goes on."""
         tcvae_kernels.set_num_threads(3)
-        rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+        rng, begun = np.random.default_rng(0), []
         alarms = []
+
+        def work(block):
+            begun.append(block)
+            time.sleep(1e-5)
 
         def interrupt(number, frame):
             alarms.append(number)
@@ -604,7 +609,7 @@ class TestThreads:
                 signal.ITIMER_REAL, rng.uniform(1e-5, 0.01), 60.0
             )  # the second one ends a wait without end
             while True:
-                threads.run(lambda b: None, 50)
+                threads.run(work, 50)
 
         previous = signal.signal(signal.SIGALRM, interrupt)
         try:
@@ -612,6 +617,9 @@ class TestThreads:
                 with pytest.raises(KeyboardInterrupt):
                     work_for_ever()
                 assert len(alarms) == turn + 1
+                before = len(begun)
+                time.sleep(0.002)
+                assert len(begun) == before
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
@@ -758,6 +766,25 @@ class TestCache:
             for types, code in codes.items():  # compiled anew
                 kept.save(types, code)
             assert {types: kept.load(types) for types in codes} == codes
+
+    def test_code_of_other_sources_is_not_run(self, tmp_path, monkeypatch):
+        """The index is written first: after a failure in between it names a file of the sources before."""
+        _jit._CheckedFile(str(tmp_path), "kernel", "old").save("float64", b"old machine code")
+        new = _jit._CheckedFile(str(tmp_path), "kernel", "new")
+        with monkeypatch.context() as failing:
+            failing.setattr(new, "_save_data", lambda name, data: None)
+            new.save("float64", b"new machine code")
+        assert new.load("float64") is None
+        new.save("float64", b"new machine code")
+        assert new.load("float64") == b"new machine code"
+
+    def test_files_of_another_numba_are_not_unpickled(self, tmp_path, monkeypatch):
+        kept = _jit._CheckedFile(str(tmp_path), "kernel", "stamp")
+        kept.save("float64", b"machine code")
+        other = _jit._CheckedFile(str(tmp_path), "kernel", "stamp")
+        other._version = "another"
+        monkeypatch.setattr(pickle, "loads", lambda content: pytest.fail("unpickled"))
+        assert other.load("float64") is None
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
     @pytest.mark.parametrize("call", ["replace", "makedirs"])

@@ -202,14 +202,13 @@ if COMPILED:
         _locator_classes = [_with_stamp(c) for c in caching.CompileResultCacheImpl._locator_classes]  # noqa: RUF012
 
     class _CheckedFile(caching.IndexDataCacheFile):
-        """Numba's files, each with its SHA-256 before it: damaged machine code must not run, nor another kernel's."""
+        """Numba's files, each sealed with its name and its sources: what is damaged or old must not run."""
 
         def _save_index(self, overloads: Any) -> None:
-            self._save(self._index_path, (self._source_stamp, self._version, overloads))
+            self._save(self._index_path, overloads)
 
         def _load_index(self) -> Any:
-            stamp, version, overloads = self._load(self._index_path) or (None, None, None)
-            return overloads if (stamp, version) == (self._source_stamp, self._version) else {}
+            return self._load(self._index_path) or {}
 
         def _save_data(self, name: str, data: Any) -> None:
             self._save(self._data_path(name), data)
@@ -217,19 +216,24 @@ if COMPILED:
         def _load_data(self, name: str) -> Any:
             return self._load(self._data_path(name))
 
+        def _seal(self, path: str, dumped: bytes) -> bytes:
+            """SHA-256 of the content, of the file's name, and of the versions of Numba and of the sources."""
+            of = (os.path.basename(path), self._version, self._source_stamp)
+            return hashlib.sha256(repr(of).encode() + dumped).digest()
+
         def _save(self, path: str, content: Any) -> None:
             dumped = self._dump(content)
             with self._open_for_write(path) as file:
-                file.write(hashlib.sha256(dumped).digest() + dumped)
+                file.write(self._seal(path, dumped) + dumped)
 
         def _load(self, path: str) -> Any:
-            """What `_save` wrote; None where it is missing, cannot be read or is not whole: it is made anew."""
+            """What `_save` wrote; None where it is missing, cannot be read, is not whole or is of other sources."""
             try:
                 content = Path(path).read_bytes()
             except OSError:
                 return None
             size = hashlib.sha256().digest_size
-            return pickle.loads(content[size:]) if hashlib.sha256(content[size:]).digest() == content[:size] else None
+            return pickle.loads(content[size:]) if self._seal(path, content[size:]) == content[:size] else None
 
     class _Cache(caching.FunctionCache):
         """Numba's cache, one process at a time: it numbers its files, and two writers can choose one number.

@@ -16,8 +16,9 @@ from queue import SimpleQueue
 from tcvae_ref import checks
 from tcvae_ref.types import ProgressHook
 
-# An interrupt may come between any two of Python's instructions. Nothing here is left half done by it: locks are
-# plain ones, held by `with`, queues and starts of threads are single instructions (an executor's are not).
+# An interrupt may come between any two of Python's instructions. It leaves no lock held and no block running: locks are
+# plain ones, held by `with`, queues and starts of threads are single instructions (an executor's are not), and a call
+# does not end before its helpers have.
 _lock = threading.Lock()
 _asked: "SimpleQueue[_Blocks]" = SimpleQueue()
 _helpers = 0
@@ -94,6 +95,7 @@ class _Blocks:
         self._helped: SimpleQueue[None] = SimpleQueue()
         self._errors: list[BaseException] = []
         self._context = contextvars.copy_context()
+        self._ended = False
 
     def do(self) -> None:
         """Work on blocks until none is left; after an error the rest is not begun."""
@@ -101,8 +103,11 @@ class _Blocks:
             while (number := self._take()) is not None:
                 self._work(number)
         finally:
-            with self._lock:
-                self._left = iter(())
+            self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._left = iter(())
 
     def _take(self) -> int | None:
         with self._lock:
@@ -111,6 +116,8 @@ class _Blocks:
     def help(self) -> None:
         """`do`, on another thread than the caller's, which gets the error, under the caller's np.errstate."""
         with self._lock:
+            if self._ended:
+                return
             self._helping += 1
         try:
             self._context.copy().run(self.do)
@@ -121,24 +128,35 @@ class _Blocks:
         self._helped.put(None)
 
     def wait(self) -> None:
-        """Wait for the helpers at work, also when interrupted, and raise their first error."""
+        """Let nobody begin, wait for the helpers at work, also when interrupted, and raise their first error.
+
+        A call that has ended holds nothing of its caller's, though it may be in the queue for long.
+        """
         try:
             self._wait()
         except BaseException:
             self._wait()
             raise
+        finally:
+            self._work, self._context = _nothing, contextvars.Context()
         if self._errors:
             error = self._errors[0]
             self._errors.clear()  # no circle of an error, its frames and what they hold
             raise error
 
     def _wait(self) -> None:
+        self._close()
         while self._at_work():
             self._helped.get()
 
     def _at_work(self) -> int:
         with self._lock:
+            self._ended = not self._helping
             return self._helping
+
+
+def _nothing(block: int) -> None:
+    """The work of a call that has ended."""
 
 
 def _ask(todo: _Blocks, helpers: int) -> None:
@@ -162,12 +180,16 @@ def run(work: Callable[[int], None], blocks: int) -> None:
     """Call work(0), work(1), ... work(blocks - 1), on as many threads as are set; the caller's is one of them."""
     todo = _Blocks(work, blocks)
     helpers = min(getattr(_here, "most", None) or _threads, blocks) - 1
-    if helpers > 0:
-        _ask(todo, helpers)
     try:
-        todo.do()
-    finally:
-        todo.wait()
+        try:
+            if helpers > 0:
+                _ask(todo, helpers)
+            todo.do()
+        finally:
+            todo.wait()
+    except BaseException:
+        todo.wait()  # again: an interrupt may have come before the first
+        raise
 
 
 def in_order(progress: ProgressHook | None) -> ProgressHook:
