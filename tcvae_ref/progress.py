@@ -79,8 +79,8 @@ class Progress:
             since, already = self._first
             left = (now - since) * (total - done) / max(done - already, 1)
             known = done > already and done >= _KNOWN * total
-            said = f"{done:,} of {total:,}" + (f", {left:.0f} s left" if known else "")
-            print(f"{self._what}: {said}  {text}", file=sys.stderr, flush=True)
+            counted = f"{done:,} of {total:,}" + (f", {left:.0f} s left" if known else "") + "  " if total else ""
+            print(f"{self._what}: {counted}{text}", file=sys.stderr, flush=True)
 
 
 class Stages:
