@@ -68,8 +68,10 @@ def differentiated_once(where: str, *values: Any) -> list[Any]:
 
 
 def not_masked(where: str, **named: Any) -> None:
-    """Refuse masked arrays: what is masked would be taken for data."""
+    """Refuse masked arrays, whose masked entries would be taken for data, and matrices, whose product is another."""
     for name, array in named.items():
+        if isinstance(value_of(array), np.matrix):
+            raise InputTypeError(f"{where}: {name} is a numpy.matrix; an array is needed: numpy.asarray({name})")
         if isinstance(value_of(array), np.ma.MaskedArray):
             raise InputTypeError(
                 f"{where}: {name} is a masked array, whose mask would be lost; leave out what is masked, or fill it: "

@@ -13,12 +13,12 @@ from tcvae_ref import __version__, checks, evaluation, figures, representations
 from tcvae_ref.checks import InputError
 from tcvae_ref.command_parts import EPILOG, add_cache, add_kernels, load, machinery, path_argument, words_argument
 from tcvae_ref.data import FactorDataset
-from tcvae_ref.evaluation import DECOMPOSITION, NOT_SCORED, USUAL, Evaluation, all_metrics
+from tcvae_ref.evaluation import DECOMPOSITION, METRICS, NOT_SCORED, USUAL, Evaluation, all_metrics
 from tcvae_ref.files import check_folder, check_writable, real_path, write_json
 from tcvae_ref.objectives import ElboTerms
 from tcvae_ref.progress import Progress, Stages
 from tcvae_ref.representations import Representation
-from tcvae_ref.scores import recipe_of, score_names
+from tcvae_ref.scores import RECIPES, score_names
 from tcvae_ref.training import Model, Run, trained_model
 from tcvae_ref.training.run import FILES
 
@@ -40,8 +40,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Set up `evaluate`."""
     parser.set_defaults(run=_evaluate)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    width = max(map(len, score_names()))
-    listed = "\n".join(f"  {name:<{width}}  {recipe_of(name).measures}" for name in score_names())
+    says = {name: RECIPES[name].measures if name in RECIPES else "of another package" for name in score_names()}
+    width = max(map(len, says))
+    listed = "\n".join(f"  {name:<{width}}  {measures}" for name, measures in says.items())
     parser.epilog = (
         f"metrics:\n  {DECOMPOSITION:<{width}}  of the KL term, exact: MI + TC + DWKL\n{listed}\n\n{EXPORT}\n{EPILOG}"
     )
@@ -195,15 +196,14 @@ def _check_outputs(arguments: argparse.Namespace, path: Path, taken: Sequence[Pa
 
 def _metrics_of_file(of: Representation, asked: Sequence[str] | None) -> Sequence[str]:
     """What to compute: with `all` whatever is refused is said; a name that cannot be computed is wrong usage."""
-    against = evaluation.reasons_against(of)
     if asked is None:
         return USUAL if of.log_var is not None else all_metrics()
     if ALL in asked:
         return all_metrics()
-    for name in asked:
-        if name in against:
-            possible = [other for other in all_metrics() if other not in against]
-            raise InputError(f"{of.name}: --metrics {name}: {against[name]}; choose from {', '.join(possible)}")
+    for name, reason in evaluation.reasons_against(of, asked).items():
+        against = evaluation.reasons_against(of, METRICS)
+        possible = [other for other in METRICS if other not in against]
+        raise InputError(f"{of.name}: --metrics {name}: {reason}; choose from {', '.join(possible)}")
     return asked
 
 

@@ -170,7 +170,7 @@ def evaluate(
     watch = progress or (lambda stage: lambda done, total: None)
     chosen = of.columns(factors) if factors is not None else [of.factors.index(name) for name in usual_factors(of)]
     task = Task(of.of(chosen), samples, seed, functions, watch)
-    left_out = {name: reason for name, reason in reasons_against(of).items() if name in metrics}
+    left_out = reasons_against(of, metrics)
     decomposition = likelihood = dimension_kl = None
     if DECOMPOSITION in metrics and DECOMPOSITION not in left_out:
         try:
@@ -202,10 +202,9 @@ def evaluate(
     )
 
 
-def reasons_against(of: Representation) -> dict[str, str]:
-    """Name what a representation cannot be evaluated by, and why."""
-    recipes = {DECOMPOSITION: _DECOMPOSING, **{name: recipe_of(name) for name in score_names()}}
-    reasons = {name: reason_against(recipe, of) for name, recipe in recipes.items()}
+def reasons_against(of: Representation, metrics: Sequence[str]) -> dict[str, str]:
+    """Those of some metrics that a representation cannot be evaluated by, each with the reason."""
+    reasons = {name: reason_against(_DECOMPOSING if name == DECOMPOSITION else recipe_of(name), of) for name in metrics}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

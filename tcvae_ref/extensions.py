@@ -57,10 +57,14 @@ def load(kind: str, name: str, attributes: Collection[str] = ()) -> Any:
     Raises
     ------
     InputError
-        No package adds it, importing it raises an exception, or it lacks an attribute.
+        No package adds it or several do, importing it raises an exception, or it lacks an attribute.
     """
-    found = entries(kind)
-    entry = found[checks.option("extensions", kind, name, found)]
+    found = [entry for entry in importlib.metadata.entry_points(group=GROUPS[kind]) if entry.name == name]
+    checks.option("extensions", kind, name, names(kind))
+    if len({entry.value for entry in found}) > 1:
+        values = ", ".join(sorted(entry.value for entry in found))
+        raise InputError(f"{kind} {name!r}: several packages add it: {values}; uninstall all of them but one")
+    entry = found[0]
     try:
         thing = entry.load()
     except Exception as error:

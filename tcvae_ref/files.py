@@ -30,7 +30,7 @@ _LARGEST_TEXT = 1 << 28  # bytes; an evaluation of a million factors has fewer
 _MOST_PACKED = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}  # bytes that one byte of an archive can stand for
 _LONGEST_HEADER = 1 << 16  # bytes; NumPy parses 10,000 characters
 _PARTIAL = ".partial"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 """What flock answers on file systems that have none."""
 CHECKSUM = "checksum"
 """Name, in a sealed JSON object, of the SHA-256 of all its other entries."""
@@ -351,6 +351,8 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[An
     NumPy's own reader takes the header's length from the file at its word, up to 4 GB of it.
     """
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"its format has version {version[0]}.{version[1]}, which is unknown")
     length = file.read(2 if version == (1, 0) else 4)
     if int.from_bytes(length, "little") > _LONGEST_HEADER:
         raise ValueError(f"its header has {int.from_bytes(length, 'little'):,} bytes")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from autograd import grad
 
-from tcvae_ref import checks
+from tcvae_ref import checks, log_standard_normal
 from tcvae_ref.checks import InputError, InputTypeError
 
 TWO = np.zeros((2, 3))
@@ -145,3 +145,13 @@ def test_derivatives_of_what_has_only_a_first():
 
     assert opened(1.0, 2.0) == [1.0, 2.0]
     assert grad(lambda y: grad(inner)(1.0, y))(3.0) == 1.0
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_a_matrix_is_refused():
+    """Its ** and * are matrix products: a square one would give other numbers in silence."""
+    z = np.matrix(np.ones((2, 2)))
+    with pytest.raises(
+        InputError, match=r"log_standard_normal: z is a numpy\.matrix; an array is needed: numpy\.asarray"
+    ):
+        log_standard_normal(z)

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tcvae_ref
@@ -18,11 +19,11 @@ EXAMPLES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", GUIDE.read_te
 ENTRY_POINTS = tomllib.loads(re.search(r"^```toml\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)[1])
 
 
-def install(folder, entry_points):
+def install(folder, entry_points, name="mine"):
     """What pip leaves of a package: its modules, and a folder that says what it brings."""
-    info = folder / "mine-1.0.dist-info"
+    info = folder / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     groups = "".join(
         f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
         for group, entries in entry_points.items()
@@ -120,6 +121,29 @@ def test_what_cannot_be_loaded_says_so(package):
         extensions.load("data set", "discs", ("entry", "ways"))
     with pytest.raises(InputError, match="score='passive' is unknown"):
         extensions.load("score", "passive")
+
+
+def test_a_broken_score_spoils_no_other(package, capsys):
+    """Nor is it imported when it is not asked for."""
+    (package / "my_score.py").write_text("raise RuntimeError('half written')\n")
+    rng = np.random.default_rng(0)
+    mu, log_var = rng.standard_normal((50, 2)), rng.standard_normal((50, 2))
+    np.savez("model.npz", mu=mu, log_var=log_var, factors=rng.integers(3, size=(50, 2)))
+    only = ["--no-figures", "--kernels", "numpy"]
+    assert cli.main(["evaluate", "model.npz", "--metrics", "mig", *only]) == 0
+    assert cli.main(["evaluate", "model.npz", "--metrics", "active-codes", *only]) == 2
+    assert "score 'active-codes': loading its entry point" in capsys.readouterr().err
+
+
+def test_a_name_that_two_packages_add(package):
+    install(package, {"tcvae_ref.scores": {"active-codes": "other:ACTIVE"}}, "other")
+    with pytest.raises(InputError, match="several packages add it: my_score:ACTIVE_CODES, other:ACTIVE; uninstall"):
+        extensions.load("score", "active-codes")
+
+
+def test_what_must_be_called_can_be(package):
+    (package / "my_data.py").write_text("discs = 17\n")
+    assert cli.main(["train", "--out", "run", "--named", "discs"]) == 2
 
 
 def test_a_data_set_must_be_one(package, capsys):

@@ -539,3 +539,17 @@ def test_float32_is_exact_enough_to_see_another_weight():
         assert verdict(100.0, extra=1.0) is verdict(1000.0, a=0.0) is Verdict.WRONG
     finally:
         jax.config.update("jax_enable_x64", True)
+
+
+def test_a_loss_whose_length_is_nothing_is_judged():
+    """As an empty container is, which is false where a truth is asked for."""
+
+    class Empty:
+        def __len__(self):
+            return 0
+
+        def __call__(self, z, mu, log_var, dataset_size):
+            raise ValueError("was called")
+
+    report = check_step(loss=Empty(), framework="torch")
+    assert "was called" in report.results[0].message

@@ -10,7 +10,7 @@ from tcvae_kernels import pairwise
 from test_cli import run
 
 import tcvae_ref
-from tcvae_ref import cli, gaussian
+from tcvae_ref import InputError, cli, gaussian
 from tcvae_ref.metrics.octaves import group_densities
 from tcvae_ref.oracle import standardised, tolerance
 from tcvae_ref.oracle.truth import truth
@@ -276,3 +276,18 @@ class TestUsage:
         text = capsys.readouterr().out
         assert "left out: the kernels: numba is not installed; pip install 'tcvae-ref[kernels]'" in text
         assert "numba: " in text
+
+
+def test_an_exception_in_the_truth_is_a_finding(monkeypatch):
+    def broken(number, rng, compiled):
+        raise ArithmeticError("no enclosure")
+
+    monkeypatch.setattr(running, "_POSED", dict.fromkeys(running._POSED, broken))
+    result = running.run(0, 0, cases=3)
+    assert result.cases == len(result.findings) == 3
+    assert all("no enclosure" in finding.raised for finding in result.findings)
+
+
+def test_a_limit_is_needed():
+    with pytest.raises(InputError, match="neither cases nor seconds are given"):
+        running.run(0, 0)

@@ -30,7 +30,7 @@ from tcvae_ref.studies import bias, column_weights, results, runner, sensitivity
 from tcvae_ref.studies import figures as study_figures
 from tcvae_ref.studies.bias import Cell
 from tcvae_ref.studies.statistics import bootstrap, quartiles, shift
-from tcvae_ref.training import Run, Settings, initial_state, load_source, train
+from tcvae_ref.training import DataSource, Run, Settings, initial_state, load_source, train
 
 ABOUT = {"title": "A study", "claim": "That it works.", "figure": "lines", "seeds": [0, 1], "series": ["objective"]}
 BASE = {
@@ -805,3 +805,13 @@ def made_up_row(of, run):
     parts = {} if failed else parts
     result = {"status": "failed" if failed else "done", "reason": "no reason" if failed else "", "parts": parts}
     return table.numbers(of, run, {**result, "versions": {}, "computed_with": "NumPy"})
+
+
+def test_no_crop_and_the_usual_crop_are_two_sources():
+    sources = [DataSource(celeba="faces", crop=crop) for crop in (None, 0, 148)]
+    assert len({study.described(source) for source in sources}) == 3
+
+
+def test_a_name_that_is_no_text_is_written_to_both_tables(tmp_path):
+    table.write([{"data": "file\udcff", "mig": 1.0}], tmp_path / "results.csv")
+    assert (tmp_path / "results.csv").read_text() == "data,mig\nfile?,1.0\n"

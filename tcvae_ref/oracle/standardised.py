@@ -78,8 +78,8 @@ class _Standardised(_Derivation):
         """The largest term is the very number that was found."""
         return True
 
-    def log_sum_exp_error(self, term_error: Array, y: Array, T: Array) -> Array:
-        return super().log_sum_exp_error(term_error, y, T) + 2 * self.left_out
+    def log_sum_exp_error(self, term_error: Array, y: Array, P: Array) -> Array:
+        return super().log_sum_exp_error(term_error, y, P) + 2 * self.left_out
 
     def share_error(self, term_error: Array, error: Array, y: Array, S: Array, T: Array) -> Array:
         """Never more than the whole."""

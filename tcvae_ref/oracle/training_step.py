@@ -113,7 +113,7 @@ def check_step(
         Nothing was handed over, or it cannot be imported or understood.
     """
     where = "check_step"
-    if not (sampler or loss or weights):
+    if sampler is None and loss is None and weights is None:
         raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
     meant = (alpha, BETA if beta is None else beta, gamma)
     claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, meant, strict=True)}
@@ -130,10 +130,12 @@ def check_step(
         )
     for term in warm_up or ():
         checks.option(where, "warm_up", term, TERMS)
-    handed = {name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one}
+    handed = {
+        name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one is not None
+    }
     how = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed}
     for name, option in {**how, "factory": factory, "bind": bind}.items():
-        if option and not loss:
+        if option and loss is None:
             raise InputError(f"{where}: {name} is of the loss, and none is handed over; give a loss, or leave it out")
     functions = {name: find(one, factory if name == "loss" else None) for name, one in handed.items()}
     for name, function in functions.items():

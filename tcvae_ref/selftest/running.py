@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tcvae_ref
+from tcvae_ref.checks import InputError
 from tcvae_ref.metrics.octaves import group_densities
 from tcvae_ref.oracle.types import CheckProgress
 from tcvae_ref.selftest import densities, draws, estimators, mixtures
@@ -72,7 +73,14 @@ def run(
         Judged beside the reference.
     progress : function, optional
         Called as progress(done, total, text), in cases, or in seconds where those are the limit.
+
+    Raises
+    ------
+    InputError
+        Neither limit is given.
     """
+    if cases is None and seconds is None:
+        raise InputError("selftest: neither cases nor seconds are given; one of them is needed")
     result, start = Result(seed, first), time.monotonic()
     number = first
     while cases is None or number < first + cases:
@@ -92,16 +100,21 @@ def judge(result: Result, number: int, compiled: Kernels | None) -> None:
     """Judge one case; an exception is a finding as well."""
     rng = draws.generator(result.seed, number)
     topic = str(rng.choice(list(TOPICS), p=list(TOPICS.values())))
-    case, judgements = _POSED[topic](number, rng, compiled)
-    for function, compare in judgements:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", RuntimeWarning)  # a result within range gives no cause for one
-                comparisons = compare()
-        except Exception as error:
-            result.raised(case, function, error)
-        else:
-            result.add(case, comparisons)
+    case, function = Case(number, topic, {}), f"the truth of {topic}"
+    try:
+        case, judgements = _POSED[topic](number, rng, compiled)
+        for function, compare in judgements:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", RuntimeWarning)  # a result within range gives no cause for one
+                    comparisons = compare()
+            except Exception as error:
+                result.raised(case, function, error)
+            else:
+                result.add(case, comparisons)
+            function = f"the truth of {topic}"
+    except Exception as error:
+        result.raised(case, function, error)
 
 
 def _estimators(number: int, rng: np.random.Generator, compiled: Kernels | None) -> tuple[Case, Judgements]:

@@ -212,6 +212,7 @@ def train_run(
     photographs = folder.parents[1] / PHOTOGRAPHS if spec.source.kind in PHOTOGRAPH_KINDS else None
     with without_warnings():
         data = load_source(spec.source, cache=photographs)
+    operations = operations.having(spec.settings.estimator)  # one that cannot be had is no failure of the run
     with locked(folder, FILES):
         with _failing():
             steps = spec.settings.steps(len(data))

@@ -207,7 +207,7 @@ def parse(name: str, content: dict[str, Any], text: str = "") -> Study:
 def described(value: Any) -> str:
     """A setting or data source in a word, for tables and figures."""
     if isinstance(value, DataSource):
-        given = {name: part for name, part in value._asdict().items() if part not in (None, False)}
+        given = {name: part for name, part in value._asdict().items() if part is not None}
         return " ".join(
             described(part) if name == "grid" else f"{name}={described(part)}" for name, part in given.items()
         )

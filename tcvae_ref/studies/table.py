@@ -66,10 +66,14 @@ def write(rows: Sequence[Row], path: Path) -> None:
         import pyarrow.parquet
     except ImportError:
         return
-    names = columns(rows)
-    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    table = pyarrow.table({name: [_text(row.get(name)) for row in rows] for name in columns(rows)})
     with atomic_write(path.with_suffix(".parquet")) as file:
         pyarrow.parquet.write_table(table, file)
+
+
+def _text(value: Any) -> Any:
+    """A text as it can be written."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def read(path: Path) -> list[Row]:

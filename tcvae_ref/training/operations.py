@@ -38,7 +38,9 @@ class Operations(NamedTuple):
             raise InputError(
                 f"train: the estimator {estimator} is for studies alone; continue this run with tcvae-ref sweep"
             )
-        return self._replace(estimators={**self.estimators, estimator: extensions.load("estimator", estimator)})
+        return self._replace(
+            estimators={**self.estimators, estimator: extensions.load("estimator", estimator, ("__call__",))}
+        )
 
 
 NUMPY = Operations(

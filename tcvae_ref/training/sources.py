@@ -163,7 +163,7 @@ def _images(source: DataSource, progress: ProgressHook | None, cache: Path | Non
 
         return read_faces(Path(source.faces), progress=progress)
     if source.named is not None:
-        data = extensions.load("data set", source.named)(progress)
+        data = extensions.load("data set", source.named, ("__call__",))(progress)
         if not isinstance(data, FactorDataset):
             raise InputError(
                 f"data set {source.named!r}: a call returns a {type(data).__name__}; a FactorDataset is needed"
