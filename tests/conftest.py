@@ -3,6 +3,7 @@
 import os
 import sys
 
+import pytest
 from hypothesis import settings
 
 # No time limit on a noisy machine, the same cases in every automatic run.
@@ -23,3 +24,11 @@ def pytest_collection_finish():
         for dtype in (torch.float32, torch.float64):
             for name in ("sqrt", "exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "erf", "lgamma"):
                 getattr(torch, name)(torch.ones(1, dtype=dtype))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test printed may be no text, such as the name of a file; between processes of pytest-xdist it must be."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
