@@ -122,6 +122,7 @@ class TestLocks:
         assert "has no locks" in capsys.readouterr().err
 
     @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where other tests have imported it
     @pytest.mark.parametrize("hold", [lambda folder: locked(folder, []), lambda folder: alone(folder / ".lock")])
     def test_a_child_forked_meanwhile_keeps_no_lock(self, tmp_path, hold):
         reading, writing = os.pipe()
