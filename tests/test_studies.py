@@ -575,7 +575,10 @@ if __name__ == "__main__":
         store = tmp_path / "store"
         subprocess.run(["cp", "-r", swept, store], check=True)
         content = store / "runs" / table.read(swept / "small" / "results.csv")[0]["key"] / "run.json"
-        content.write_text(content.read_text().replace('"epochs": 60', '"epochs": 61'))
+        changed = json.loads(content.read_text())
+        del changed["checksum"]
+        changed["settings"]["epochs"] += 1
+        content.write_text(json.dumps(changed))
         (content.parent / "result.json").unlink()
         with pytest.raises(InputError, match="is not the run of its name"):
             sweep(tmp_path / "store" / "small.toml", "--out", store, "--jobs", 1, "--kernels", "numpy")
@@ -678,6 +681,7 @@ if __name__ == "__main__":
     def test_tables_that_were_changed(self, swept, tmp_path, before, after, said):
         shutil.copytree(swept / "small", tmp_path / "small")
         path = tmp_path / "small" / "results.csv"
+        (tmp_path / "small" / "SHA256SUMS").unlink()
         text = path.read_text()
         assert before in text
         path.write_bytes(text.replace(before, after, 1).encode(errors="surrogateescape"))
@@ -686,6 +690,7 @@ if __name__ == "__main__":
 
     def test_names_in_which_no_formula_is_meant(self, swept, tmp_path):
         shutil.copytree(swept / "small", tmp_path / "small")
+        (tmp_path / "small" / "SHA256SUMS").unlink()
         (tmp_path / "small" / "command.txt").write_bytes("tcvae-ref sweep '$x_{$' 数 ".encode() + b"\xff")
         assert figures(tmp_path / "small") == 0
 
@@ -699,6 +704,7 @@ if __name__ == "__main__":
     def test_results_that_were_changed(self, swept, tmp_path, change):
         key = table.read(swept / "small" / "results.csv")[0]["key"]
         content = json.loads((swept / "runs" / key / "result.json").read_text())
+        del content["checksum"]
         path = tmp_path / "runs" / key / "result.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content | change))

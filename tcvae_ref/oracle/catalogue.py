@@ -659,6 +659,11 @@ def added() -> dict[str, Entry]:
     }
 
 
+def entry_of(id: str) -> Entry | None:
+    """The entry of a mistake, if it has one."""
+    return CATALOGUE.get(id) or added().get(id)
+
+
 def find(id: str) -> Entry:
     """The entry of a mistake.
 

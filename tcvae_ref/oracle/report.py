@@ -11,7 +11,7 @@ import numpy as np
 
 from tcvae_ref.oracle import snippet
 from tcvae_ref.oracle.aliases import WEIGHTS
-from tcvae_ref.oracle.catalogue import find
+from tcvae_ref.oracle.catalogue import entry_of
 from tcvae_ref.oracle.records import FOLDER
 from tcvae_ref.oracle.types import FAILURES, PENALTIES, CheckResult, Counterexample, Diagnosis, Element, Report, Verdict
 
@@ -220,8 +220,8 @@ def _named(found: Diagnosis) -> Iterator[str]:
     """A mistake by its name, with the line of mathematics."""
     yield from _wrapped("  ", f"{found.title} ({found.id})")
     yield from _wrapped("    ", found.evidence)
-    if found.id != "unknown":
-        entry = find(found.id)
+    entry = entry_of(found.id)
+    if entry is not None and found.id != "unknown":
         yield from _wrapped("    wrong: ", entry.wrong)
         yield from _wrapped("    right: ", entry.right)
         yield f"    the fix: tcvae-ref explain {found.id}"
