@@ -73,9 +73,12 @@ RIGHT = Report(*ABOUT, PASSED, versions={"torch": "2.13.0"}, seed=3)
 FLOATS = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
 TEXTS = st.text(max_size=12)
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=4)
-ARRAYS = SHAPES.flatmap(lambda shape: hnp.arrays(np.float64, shape, elements=FLOATS))
-CASES = st.builds(
-    Case, ARRAYS, ARRAYS, ARRAYS, st.integers(1, 10**9), FLOATS, FLOATS, FLOATS, st.sampled_from(PARAMETERISATIONS)
+FINITE = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=True)
+CASES = SHAPES.flatmap(
+    lambda shape: st.builds(
+        *(Case, *[hnp.arrays(np.float64, shape, elements=FINITE)] * 3, st.integers(1, 10**9)),
+        *(FINITE, FINITE, FINITE, st.sampled_from(PARAMETERISATIONS)),
+    )
 )
 INDEX = st.lists(st.integers(0, 9), max_size=2).map(tuple)
 ANY_ELEMENT = st.builds(Element, TEXTS, TEXTS, INDEX, FLOATS, FLOATS, FLOATS, FLOATS, FLOATS)

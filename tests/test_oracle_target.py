@@ -326,7 +326,7 @@ class TestHostileObjects:
         monkeypatch.chdir(tmp_path)
         path = tmp_path / "\udcff.py"
         path.write_text("import numpy as np\ndef tc(z, mu, log_var, dataset_size): return np.float64(1.0)\n")
-        written = ghostwrite("\udcff.py:tc").encode()
+        written = ghostwrite("\udcff.py:tc", estimator="mws").encode()
         scope = {"__file__": str(tmp_path / "test_it.py"), "__name__": "written"}
         exec(compile(written, "test_it.py", "exec"), scope)
         assert scope["TARGET"] == f"{path}:tc"
