@@ -117,8 +117,9 @@ def _open(folder: Path, cache: Path | None = None) -> _Trained:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    known = (*all_metrics(), ALL)
     for name in arguments.metrics or ():
-        checks.option("evaluate", "--metrics", name, (*all_metrics(), ALL))
+        checks.option("evaluate", "--metrics", name, known)
     return (_evaluate_file if arguments.what.is_file() else _evaluate_run)(arguments)
 
 

@@ -163,8 +163,9 @@ def evaluate(
     InputError
         A metric or a factor is unknown, or samples or seed are out of range.
     """
+    known = all_metrics()
     for name in metrics:
-        checks.option("evaluate", "--metrics", name, all_metrics())
+        checks.option("evaluate", "--metrics", name, known)
     samples = checks.whole_number("evaluate", "samples", samples, 2, 2**31 - 1)
     seed = checks.whole_number("evaluate", "seed", seed, 0)
     watch = progress or (lambda stage: lambda done, total: None)
@@ -184,8 +185,8 @@ def evaluate(
             decomposition = likelihood = None
             left_out[DECOMPOSITION] = _INFINITE
     scores: dict[str, Any] = {}
-    for name in score_names():
-        if name in metrics and name not in left_out:
+    for name in known:
+        if name != DECOMPOSITION and name in metrics and name not in left_out:
             found = _score(name, task)
             (left_out if isinstance(found, str) else scores)[name] = found
     if "mig" in scores and of.weights is None and log_prior is log_standard_normal:

@@ -28,8 +28,12 @@ GROUPS = {
 
 def entries(kind: str, own: Collection[str] = ()) -> dict[str, importlib.metadata.EntryPoint]:
     """Other packages' entries of a kind by name; a name of the house's `own` is not given away."""
-    found = importlib.metadata.entry_points(group=GROUPS[checks.option("entries", "kind", kind, GROUPS)])
-    return {entry.name: entry for entry in found if entry.name not in own}
+    return {entry.name: entry for entry in _found(kind) if entry.name not in own}
+
+
+def _found(kind: str) -> list[importlib.metadata.EntryPoint]:
+    """All entries of a kind: the files of every installed package are looked through, in some milliseconds."""
+    return list(importlib.metadata.entry_points(group=GROUPS[checks.option("extensions", "kind", kind, GROUPS)]))
 
 
 def names(kind: str, own: Collection[str] = ()) -> tuple[str, ...]:
@@ -59,12 +63,12 @@ def load(kind: str, name: str, attributes: Collection[str] = ()) -> Any:
     InputError
         No package adds it or several do, importing it raises an exception, or it lacks an attribute.
     """
-    found = [entry for entry in importlib.metadata.entry_points(group=GROUPS[kind]) if entry.name == name]
-    checks.option("extensions", kind, name, names(kind))
-    if len({entry.value for entry in found}) > 1:
-        values = ", ".join(sorted(entry.value for entry in found))
+    found = _found(kind)
+    checks.option("extensions", kind, name, [entry.name for entry in found])
+    entry, *others = {entry.value: entry for entry in found if entry.name == name}.values()
+    if others:
+        values = ", ".join(sorted(one.value for one in (entry, *others)))
         raise InputError(f"{kind} {name!r}: several packages add it: {values}; uninstall all of them but one")
-    entry = found[0]
     try:
         thing = entry.load()
     except Exception as error:

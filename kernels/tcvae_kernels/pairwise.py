@@ -480,7 +480,7 @@ def values(
 
 @jit
 def _add_to(total, part, n):
-    """total[j] += part[j] for j < n: float32 sums into float64."""
+    """total[j] += part[j] for j < n; a float32 part is added in float64."""
     vector_loop()
     for j in range(np.uint64(n)):
         total[j] += part[j]
@@ -661,10 +661,8 @@ def marginal_and_gradient(
 @jit
 def _add_blocks(a, start, stop):
     """a[0, j] += a[1, j] + a[2, j] + ..., in this order, for start <= j < stop; a : (blocks, columns)."""
-    vector_loop()
     for b in range(1, a.shape[0]):
-        for j in range(np.uint64(start), np.uint64(stop)):
-            a[0, j] += a[b, j]
+        _add_to(a[0, start:stop], a[b, start:stop], stop - start)
 
 
 @jit

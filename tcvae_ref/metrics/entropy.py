@@ -151,9 +151,8 @@ def _components(
             f"mixture_entropies: log_var lies in [{log_var.min():.4g}, {log_var.max():.4g}]; widths between "
             f"{SMALLEST_SIGMA:g} and {1.0 / SMALLEST_SIGMA:g} are computed: rescale the components"
         )
-    centre = (
-        0.5 * mu.min() + 0.5 * mu.max()
-    )  # an entropy does not change with the origin, the size of grid numbers does
+    # An entropy does not change with the origin, the size of the grid's numbers does.
+    centre = 0.5 * mu.min() + 0.5 * mu.max()
     mu, rest = _difference(mu, float(centre))
     if float(np.max(np.abs(mu))) / float(sigma.min()) > MOST_SIGMAS:
         raise InputError(

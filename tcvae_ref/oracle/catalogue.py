@@ -672,9 +672,10 @@ def find(id: str) -> Entry:
     InputError
         There is none; the nearest id is suggested.
     """
-    known = CATALOGUE if id in CATALOGUE else {**CATALOGUE, **added()}
-    if id in known:
-        return known[id]
+    entry = entry_of(id)
+    if entry is not None:
+        return entry
+    known = [*CATALOGUE, *added()]
     near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
     near = near or [name for name in known if id and id in name][:1]
     hint = f"did you mean {near[0]}? " if near else ""

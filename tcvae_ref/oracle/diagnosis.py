@@ -6,6 +6,7 @@ ratios; another N in stratified weights; two mistakes of the library. A reading 
 what is added up, in values and gradients, on every case; where none does the mistake is `unknown`.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -232,6 +233,7 @@ class _Search:
         words = "right within what z^2 - 2 z mu + mu^2 loses to cancellation, and off beyond what (z - mu)^2 loses"
         return [Reading(("expanded-square",), (words,), self.needed)]
 
+    @functools.cached_property
     def possible(self) -> list[Mistake]:
         """The mistakes of the library; another N in the words of these cases."""
         return [
@@ -245,14 +247,14 @@ class _Search:
         """Single mistakes of the library."""
         found = [
             Reading((mistake.id,), (mistake.words,), digits)
-            for mistake in self.possible()
+            for mistake in self.possible
             if (digits := self.digits(mistake.steps))
         ]
         return _best(found)
 
     def pairs(self) -> list[Reading]:
         """Pairs of them that change different steps; screened by the values of one case."""
-        mistakes = [m for m in self.possible() if m.goes_in_pairs]
+        mistakes = [m for m in self.possible if m.goes_in_pairs]
         found = []
         for k, one in enumerate(mistakes):
             for other in mistakes[k + 1 :]:
@@ -270,7 +272,7 @@ class _Search:
             return []
         if self.first.name == COUNTEREXAMPLE or self.nearly_right():
             return []
-        for mistake in self.possible():
+        for mistake in self.possible:
             others = self.relative_to(mistake.steps)
             if others:
                 found = signatures.constants(others, self.estimator) or signatures.ratios(others, self.needed)

@@ -100,7 +100,7 @@ def judge(result: Result, number: int, compiled: Kernels | None) -> None:
     """Judge one case; an exception is a finding as well."""
     rng = draws.generator(result.seed, number)
     topic = str(rng.choice(list(TOPICS), p=list(TOPICS.values())))
-    case, function = Case(number, topic, {}), f"the truth of {topic}"
+    case = Case(number, topic, {})
     try:
         case, judgements = _POSED[topic](number, rng, compiled)
         for function, compare in judgements:
@@ -112,9 +112,8 @@ def judge(result: Result, number: int, compiled: Kernels | None) -> None:
                 result.raised(case, function, error)
             else:
                 result.add(case, comparisons)
-            function = f"the truth of {topic}"
-    except Exception as error:
-        result.raised(case, function, error)
+    except Exception as error:  # beyond what is judged
+        result.raised(case, f"the truth of {topic}", error)
 
 
 def _estimators(number: int, rng: np.random.Generator, compiled: Kernels | None) -> tuple[Case, Judgements]:

@@ -370,6 +370,8 @@ class _Tally:
 
     def __init__(self, jobs: Sequence[Job], pending: Sequence[Job], store: Path, progress: Callable[..., None]):
         self._jobs, self._pending, self._store, self._progress = jobs, pending, store, progress
+        self._complete: set[str] = set()
+        """Keys of those whose results were seen: they are not read again every second."""
         self._failed = self._finished = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -399,7 +401,8 @@ class _Tally:
     def _position(self, job: Job) -> int:
         folder = self._store / RUNS / job.key
         try:
-            if result_of(self._store, job) is not None:
+            if job.key in self._complete or result_of(self._store, job) is not None:
+                self._complete.add(job.key)
                 return _WHOLE
             return min(int((folder / _POSITION).read_text()), _WHOLE)
         except (OSError, ValueError, InputError):  # what is wrong with a result is said by whoever needs it

@@ -177,8 +177,9 @@ def parse(name: str, content: dict[str, Any], text: str = "") -> Study:
             raise InputError(f"{where}: [study] {entry}={about.get(entry)!r}; a text is needed")
     figure = checks.option(where, "figure", about["figure"], FIGURES)
     metrics, series = (_words(where, about, entry) for entry in ("metrics", "series"))
+    known = score_names()
     for metric in metrics:
-        checks.option(where, "metric", metric, score_names())
+        checks.option(where, "metric", metric, known)
     for setting in (*series, about.get("x", "beta"), about.get("panels", DATA)):
         checks.option(where, "setting", setting, SETTINGS)
     needed = {BIAS: {BIAS}, SENSITIVITY: {"grid", SENSITIVITY}}.get(figure, {"grid"})

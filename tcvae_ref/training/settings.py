@@ -92,7 +92,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         checks.option("settings", "objective", self.objective, OBJECTIVES)
-        if self.estimator not in STUDY_ESTIMATORS:
+        if self.estimator not in (*ESTIMATORS, *STUDY_ESTIMATORS):  # others cost a look at all packages
             checks.option("settings", "estimator", self.estimator, estimators())
         checks.option("settings", "prior", self.prior, PRIORS)
         checks.option("settings", "network", self.network, NETWORKS)
