@@ -199,18 +199,17 @@ for dtype in (np.float64, np.float32):
     A, a, one = np.zeros((4, 64), dtype), np.zeros(64, dtype), dtype(1)
     Z = np.zeros((4, 4))
     exp.sum_of_weights(a)
-    pairwise._joint_exponentials(a, a, a, a, a, one, one, one, one, 0, 64)
-    pairwise._exponentials(A, 0, 0, A, A, A, a, a, a, a, 0, 64, 0)
-    pairwise._squares_and_sums(A, 0, 0, A, A, A, a, a, a, a, 0, 64)
-    pairwise._joint_sums(A, 0, 0, A, A, a, a, a, a, A, A, Z, 0, 64)
-    pairwise._own_sums(A, 0, 0, A, A, a, a, a, a, one, one, one, one, a, a, Z, 0, 64)
+    pairwise._joint_exponentials(a, a, a, a, a, one, one, one, one)
+    pairwise._squares_and_exponentials(A, 0, 0, a, a, a, a, a, a, a, a, a, a, a)
+    pairwise._squares_and_sums(A, 0, 0, a, a, a, a, a, a, a)
+    pairwise._joint_sums(A, 0, 0, a, a, a, a, a, a, a, a, Z)
+    pairwise._own_sums(A, 0, 0, a, a, a, a, a, a, one, one, one, one, a, a, Z)
 @numba.njit
 def library(x):
     return np.exp(x)
 library(1.0)
-functions = (exp.sum_of_weights, pairwise._joint_exponentials, pairwise._exponentials, pairwise._squares_and_sums,
-             pairwise._joint_sums, pairwise._own_sums, library)
-for f in functions:
+for f in (exp.sum_of_weights, pairwise._joint_exponentials, pairwise._squares_and_exponentials,
+          pairwise._squares_and_sums, pairwise._joint_sums, pairwise._own_sums, library):
     for signature, text in f.inspect_asm().items():
         print("===", f.__name__, "float32" if "float32" in str(signature) else "float64", text, sep=chr(10))
 """
@@ -732,10 +731,11 @@ for dtype in sys.argv[1:]:
     exp.exp_into(x, out)
     np.testing.assert_allclose(out, np.exp(x), rtol=1e-6)
     np.testing.assert_allclose(exp.sum_of_weights(-np.abs(x)), np.exp(-np.abs(x) / 2).sum(), rtol=1e-5)
-    A, one = rng.standard_normal((3, 1, 100)).astype(dtype), np.dtype(dtype).type(1)
-    total, top = pairwise._marginal_again(A[0, :, :1], 0, 0, A[0], A[1], A[2], 100, one, one, out, False, 64)
-    L = A[2, 0] - ((A[0, 0, 0] - A[0, 0]) * A[1, 0]) ** 2
-    np.testing.assert_allclose([total, top], [np.exp((L - L.max()) / 2).sum(), L.max()], rtol=1e-5)
+    (mu, s, g), one = rng.standard_normal((3, 100)).astype(dtype), np.dtype(dtype).type(1)
+    total, top = pairwise._marginal_again(mu[0], 0, mu, s, g, (one, one), out, False, 64)
+    L = g - ((mu[0] - mu) * s) ** 2
+    raised = exp.RAISED[out.itemsize] * np.exp((L - L.max()) / 2).sum()
+    np.testing.assert_allclose([total, top], [raised, L.max()], rtol=1e-5)
 stats = exp.exp_into.stats, exp.sum_of_weights.stats, pairwise._marginal_again.stats
 print(*(sum(s.cache_hits.values()) for s in stats), *(sum(s.cache_misses.values()) for s in stats))
 """

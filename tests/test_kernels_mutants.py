@@ -17,7 +17,7 @@ from tcvae_kernels import estimators as kernels
 from tcvae_kernels import exp as exponential
 
 MSS, PREPARE, RUN, BOTH = kernels._mss, pairwise.prepare, threads.run, pairwise.log_sums_and_gradient
-LOGARITHMS, SET_NUM_THREADS = pairwise._Sums.logarithms, threads.set_num_threads
+LOGARITHMS, SET_NUM_THREADS = pairwise.logarithms, threads.set_num_threads
 
 
 def certified(estimator):
@@ -65,22 +65,22 @@ def inverse_variances(*arguments):
     return posteriors
 
 
-def without_the_smallest_log_variance(sums, S, weights, posteriors):
-    return LOGARITHMS(sums, S, weights, posteriors._replace(h=0 * posteriors.h))
+def without_the_smallest_log_variance(found, h, *arguments):
+    LOGARITHMS(found, 0 * h, *arguments)
 
 
-def without_the_marginals_maxima(sums, S, weights, posteriors):
-    return LOGARITHMS(sums._replace(marginal_tops=0 * sums.marginal_tops), S, weights, posteriors)
+def without_the_marginals_maxima(found, *arguments):
+    LOGARITHMS(found._replace(marginal_tops=0 * found.marginal_tops), *arguments)
 
 
-def joint_weights_on_the_joint_only(sums, S, weights, posteriors):
-    joint, marginals = LOGARITHMS(sums, S, weights, posteriors)
-    return joint, marginals - weights.log_base
+def joint_weights_on_the_joint_only(found, h, log_2pi, log_base, lowered, first, last, joint, marginals):
+    LOGARITHMS(found, h, log_2pi, log_base, lowered, first, last, joint, marginals)
+    marginals[first:last] -= log_base
 
 
 def blocks_by_threads(count):
     SET_NUM_THREADS(count)
-    pairwise.JOINT_BLOCKS = 2 * count
+    pairwise.BLOCKS = 2 * count
 
 
 def errors_lost(work, blocks):
@@ -118,15 +118,15 @@ MISTAKES = {
     "2 pi missing": ([(pairwise, "LOG_2PI", 0.0)], certified("exact")),
     "2 pi rounded": ([(pairwise, "LOG_2PI", math.log(6.28318530717))], certified("exact")),
     "smallest log-variance dropped": (
-        [(pairwise._Sums, "logarithms", without_the_smallest_log_variance)],
+        [(pairwise, "logarithms", without_the_smallest_log_variance)],
         certified("minibatch"),
     ),
     "maxima of the marginals dropped": (
-        [(pairwise._Sums, "logarithms", without_the_marginals_maxima)],
+        [(pairwise, "logarithms", without_the_marginals_maxima)],
         lambda: EXTREMES.test_samples_far_from_every_component(1e3),
     ),
     "weights on the joint only": (
-        [(pairwise._Sums, "logarithms", joint_weights_on_the_joint_only)],
+        [(pairwise, "logarithms", joint_weights_on_the_joint_only)],
         certified("symmetric_mss"),
     ),
     "variances in place of standard deviations": ([(pairwise, "prepare", inverse_variances)], certified("mws")),
@@ -151,7 +151,7 @@ MISTAKES = {
         lambda: test_kernels.TestExp().test_within_2_ulp("float64", -745.2, 670.0, 1001),
     ),
     "blocks cut by the number of threads": (
-        [(tcvae_kernels, "set_num_threads", blocks_by_threads), (pairwise, "JOINT_BLOCKS", pairwise.JOINT_BLOCKS)],
+        [(tcvae_kernels, "set_num_threads", blocks_by_threads), (pairwise, "BLOCKS", pairwise.BLOCKS)],
         bits,
     ),
 }

@@ -51,10 +51,13 @@ def _missing(function: Function) -> Function:
 
 
 def jit(function: Function) -> Function:
-    """Compile a kernel at its first call, without the GIL, and keep it on disk."""
+    """Compile a kernel at its first call, without the GIL, and keep it on disk.
+
+    No kernel makes an array, so none counts references: `_nrt`, without which every slice of a row costs two counts.
+    """
     if numba is None:
         return _missing(function)
-    dispatcher = numba.njit(error_model="numpy", fastmath=FAST_MATH, nogil=True)(function)
+    dispatcher = numba.njit(error_model="numpy", fastmath=FAST_MATH, nogil=True, _nrt=False)(function)
     if COMPILED:
         with suppress(RuntimeError):  # no folder to keep it in: each process compiles for itself
             dispatcher._cache = _Cache(function)
