@@ -266,6 +266,14 @@ def test_bad_arguments_give_one_line(capsys, monkeypatch, arguments, line):
     assert error.count("\n") == 1
 
 
+def test_a_complaint_is_no_longer_than_a_screen(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--no-such", "x" * 10_000])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("tcvae-ref bench: error: unrecognized arguments: --no-such x")
+    assert len(last) < 2500
+
+
 def test_import_needs_no_library_that_is_compared():
     code = """if True:
         import sys

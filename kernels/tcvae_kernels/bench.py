@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -566,9 +566,14 @@ def run(arguments: argparse.Namespace) -> int:
     return int(interrupted or bool(bench.refused))
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(checks.one_line(message))
+
+
 def arguments_parser() -> argparse.ArgumentParser:
     """The benchmark's arguments."""
-    parser = argparse.ArgumentParser(prog="tcvae-ref bench", description=__doc__)
+    parser = _Parser(prog="tcvae-ref bench", description=__doc__)
     add_arguments(parser)
     return parser
 
