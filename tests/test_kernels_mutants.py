@@ -73,8 +73,8 @@ def without_the_marginals_maxima(found, *arguments):
     LOGARITHMS(found._replace(marginal_tops=0 * found.marginal_tops), *arguments)
 
 
-def joint_weights_on_the_joint_only(found, h, log_2pi, log_base, lowered, first, last, joint, marginals):
-    LOGARITHMS(found, h, log_2pi, log_base, lowered, first, last, joint, marginals)
+def joint_weights_on_the_joint_only(found, h, log_2pi, log_base, first, last, joint, marginals):
+    LOGARITHMS(found, h, log_2pi, log_base, first, last, joint, marginals)
     marginals[first:last] -= log_base
 
 

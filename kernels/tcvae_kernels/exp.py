@@ -32,11 +32,6 @@ CUT_32 = np.float32(-2 * 90 * math.log(2))
 
 Where a sum is not taken from its largest term (`tcvae_kernels.pairwise.TINY`), that is 2^-360 (2^-50) of the sum."""
 
-RAISED = {8: 2.0**54, 4: 1.0}
-"""What `raised_weight_four` leaves in its results, by the size of a number.
-
-Nothing in float32, whose exponents have no room for it: a small cotangent over a raised sum would be subnormal."""
-
 _MAGIC_64, _INVERSE_64 = 6755399441055744.0, 0.5 / math.log(2)
 _HIGH_64, _LOW_64 = 2 * 6.93147180369123816490e-01, 2 * 1.90821492927058770002e-10  # log 2 in two parts
 _Q_64 = (
@@ -56,7 +51,7 @@ _B2, _B3, _B4, _B5, _B6 = (np.float32(c * 2.0 ** (24 - k)) for k, c in enumerate
 _BACK_32, _ZERO_32, _SHIFT_32 = np.float32(2.0**-26), np.float32(0.0), np.int32(23)
 
 
-def _raised_64(x0, x1, x2, x3, least):
+def _four_64(x0, x1, x2, x3, least):
     n0, n1, n2, n3 = (
         x0 * _INVERSE_64 + _MAGIC_64,
         x1 * _INVERSE_64 + _MAGIC_64,
@@ -78,10 +73,10 @@ def _raised_64(x0, x1, x2, x3, least):
     p0, p1, p2, p3 = p0 * r0 + _A2, p1 * r1 + _A2, p2 * r2 + _A2, p3 * r3 + _A2
     p0, p1, p2, p3 = p0 * r0 + _A1, p1 * r1 + _A1, p2 * r2 + _A1, p3 * r3 + _A1
     p0, p1, p2, p3 = p0 * r0 + _A0, p1 * r1 + _A0, p2 * r2 + _A0, p3 * r3 + _A0
-    e0 = 0.0 if x0 < least else float64(bits64(p0) + k0)
-    e1 = 0.0 if x1 < least else float64(bits64(p1) + k1)
-    e2 = 0.0 if x2 < least else float64(bits64(p2) + k2)
-    e3 = 0.0 if x3 < least else float64(bits64(p3) + k3)
+    e0 = 0.0 if x0 < least else float64(bits64(p0) + k0) * _BACK_64
+    e1 = 0.0 if x1 < least else float64(bits64(p1) + k1) * _BACK_64
+    e2 = 0.0 if x2 < least else float64(bits64(p2) + k2) * _BACK_64
+    e3 = 0.0 if x3 < least else float64(bits64(p3) + k3) * _BACK_64
     return e0, e1, e2, e3
 
 
@@ -114,16 +109,6 @@ def _four_32(x0, x1, x2, x3, least):
     return e0, e1, e2, e3
 
 
-@by_type(float64=_raised_64)
-def _raised(x0, x1, x2, x3, least):
-    """Four of 2^54 exp(x / 2), each 0 where x < least."""
-
-
-def _four_64(x0, x1, x2, x3, least):
-    e0, e1, e2, e3 = _raised(x0, x1, x2, x3, least)
-    return e0 * _BACK_64, e1 * _BACK_64, e2 * _BACK_64, e3 * _BACK_64
-
-
 @by_type(float64=_four_64, float32=_four_32)
 def exp_half_four(x0, x1, x2, x3, least):
     """Four of exp(x / 2), each 0 where x < least."""
@@ -142,15 +127,6 @@ def weight_four(x0, x1, x2, x3):
     """Four of exp(x / 2) for x <= 0, each 0 below `CUT_64` or `CUT_32`: weights relative to the largest."""
 
 
-def _raised_weights_64(x0, x1, x2, x3):
-    return _raised(x0, x1, x2, x3, CUT_64)
-
-
-@by_type(float64=_raised_weights_64, float32=_weights_32)
-def raised_weight_four(x0, x1, x2, x3):
-    """Four of `weight_four` times `RAISED`, for who divides by their sum: one instruction less."""
-
-
 def _weight(x):
     return weight_four(x, x, x, x)[0]
 
@@ -158,15 +134,6 @@ def _weight(x):
 @by_type(float64=_weight, float32=_weight)
 def weight(x):
     """One of `weight_four`; the compiler drops the other three."""
-
-
-def _raised_weight(x):
-    return raised_weight_four(x, x, x, x)[0]
-
-
-@by_type(float64=_raised_weight, float32=_raised_weight)
-def raised_weight(x):
-    """One of `raised_weight_four`."""
 
 
 def _exp_64(x):

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tcvae_kernels import threads
 from tcvae_kernels._jit import by_type, jit, larger, multiply_add, vector_loop
-from tcvae_kernels.exp import RAISED, raised_weight, raised_weight_four, sum_of_weights
+from tcvae_kernels.exp import sum_of_weights, weight, weight_four
 from tcvae_ref.types import Array
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -40,7 +40,7 @@ TILE = {8: 2048, 4: 1024}
 SPREAD = 16.0
 """Log-variances of a dimension further apart than this are summed from each row's true maximum."""
 TINY = {8: 2.0**-600, 4: 2.0**-40}
-"""A sum below this has lost terms to underflow: that row is done again from its true maximum. Here, sums are raised."""
+"""A sum below this has lost terms to underflow: that row is done again from its true maximum."""
 TOGETHER = 16
 """Samples that go through all dimensions together, so that what is read of a dimension's posteriors serves them all."""
 NEAR = 512
@@ -172,7 +172,7 @@ def _squares_and_exponentials(z, i, d, mu, s, g, S0, S1, S2, S3, E0, E1, E2, E3)
         S1[j] = multiply_add(t1, t1, S1[j])
         S2[j] = multiply_add(t2, t2, S2[j])
         S3[j] = multiply_add(t3, t3, S3[j])
-        e0, e1, e2, e3 = raised_weight_four(
+        e0, e1, e2, e3 = weight_four(
             multiply_add(-t0, t0, g_j),
             multiply_add(-t1, t1, g_j),
             multiply_add(-t2, t2, g_j),
@@ -200,7 +200,7 @@ def _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3):
         S1[j] = multiply_add(t1, t1, S1[j])
         S2[j] = multiply_add(t2, t2, S2[j])
         S3[j] = multiply_add(t3, t3, S3[j])
-        e0, e1, e2, e3 = raised_weight_four(
+        e0, e1, e2, e3 = weight_four(
             multiply_add(-t0, t0, g_j),
             multiply_add(-t1, t1, g_j),
             multiply_add(-t2, t2, g_j),
@@ -245,7 +245,7 @@ def _joint_exponentials(S0, S1, S2, S3, T, top0, top1, top2, top3):
     sum0, sum1, sum2, sum3 = zero, zero, zero, zero
     for j in range(T.size):
         T_j = T[j]
-        e0, e1, e2, e3 = raised_weight_four(
+        e0, e1, e2, e3 = weight_four(
             joint_exponent_below(S0[j], T_j, top0),
             joint_exponent_below(S1[j], T_j, top1),
             joint_exponent_below(S2[j], T_j, top2),
@@ -275,7 +275,7 @@ def _marginal_exponentials(z_id, mu, s, g, top, E):
     vector_loop()
     total = top - top
     for j in range(mu.size):
-        e = raised_weight(exponent_below(z_id, mu[j], s[j], g[j], top))
+        e = weight(exponent_below(z_id, mu[j], s[j], g[j], top))
         E[j] = e
         total += e
     return total
@@ -477,16 +477,16 @@ def values(z, posteriors, special, first, last, tile, tiny, S, E, found):
 
 
 @jit
-def logarithms(found, h, log_2pi, log_base, lowered, first, last, joint, marginals):
-    """joint[i] = log q(z_i) and marginals[i, d] = log q(z_id), from `lowered` times sums, rows first ... last - 1."""
+def logarithms(found, h, log_2pi, log_base, first, last, joint, marginals):
+    """joint[i] = log q(z_i) and marginals[i, d] = log q(z_id) for the rows first ... last - 1."""
     D = h.size
     for i in range(first, last):
         top = found.joint_tops[i]
         if top == -np.inf:  # all exponentials are 0: the logarithm is -inf
             top = 0.0
-        joint[i] = logarithm(lowered * found.joint[i], top, D * log_2pi, log_base)
+        joint[i] = logarithm(found.joint[i], top, D * log_2pi, log_base)
         for d in range(D):
-            total, top = lowered * found.marginals[i, d], found.marginal_tops[i, d]
+            total, top = found.marginals[i, d], found.marginal_tops[i, d]
             marginals[i, d] = logarithm(total, top, h[d] + log_2pi, log_base)
 
 
@@ -646,18 +646,24 @@ class Scratch:
 
     def take(self, size: int) -> NDArray[np.uint8]:
         """So many bytes at least, of any content."""
-        with self._lock:
-            fitting = [k for k, memory in enumerate(self._free) if size <= memory.size <= 2 * size]
-            if fitting:
-                return self._free.pop(fitting[0])
+        if self._lock.acquire(blocking=False):  # who holds it may be the call that a signal's handler interrupted
+            try:
+                fitting = [k for k, memory in enumerate(self._free) if size <= memory.size <= 2 * size]
+                if fitting:
+                    return self._free.pop(fitting[0])
+            finally:
+                self._lock.release()
         return np.empty(size, np.uint8)
 
     def give_back(self, memory: list[NDArray[np.uint8]]) -> None:
         """Keep what fits; the oldest goes first."""
-        with self._lock:
-            self._free += memory
-            while sum(m.size for m in self._free) > self.KEPT:
-                self._free.pop(0)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free += memory
+                while sum(m.size for m in self._free) > self.KEPT:
+                    self._free.pop(0)
+            finally:
+                self._lock.release()
 
 
 _scratch = Scratch()
@@ -751,10 +757,9 @@ def log_sums(
         squares, exponentials = _own(scratch, lambda: buffers(2, ROWS, min(N, NEAR), z.dtype, used))
         values(
             *(padded, posteriors, (dtype(weights.at_own), dtype(weights.at_next)), first, last),
-            *(NEAR, TINY[size] * RAISED[size], squares, exponentials, sums),
+            *(NEAR, TINY[size], squares, exponentials, sums),
         )
-        constants = LOG_2PI, weights.log_base, 1.0 / RAISED[size]
-        logarithms(sums, posteriors.h, *constants, first, min(last, S), joint, marginals)
+        logarithms(sums, posteriors.h, LOG_2PI, weights.log_base, first, min(last, S), joint, marginals)
         if progress is not None:
             done.append(last - first)
             report(min(sum(done), S), S)
@@ -782,7 +787,7 @@ def log_sums_and_gradient(
     found, at_z = _Sums.zeros(rows, D), np.zeros((2, rows, D))
     for_joint, for_marginals = np.zeros(rows), np.zeros((rows, D))
     for_joint[:S], for_marginals[:S] = weight_joint, weight_marginals
-    special, tiny = (z.dtype.type(weights.at_own), z.dtype.type(weights.at_next)), TINY[size] * RAISED[size]
+    special, tiny = (z.dtype.type(weights.at_own), z.dtype.type(weights.at_next)), TINY[size]
     blocks = _cut(rows, _count(rows, N, D))
     sums = buffers(1, len(blocks) * (4 * D + 1), N, np.dtype(np.float64), used)[0].reshape(len(blocks), 4 * D + 1, -1)
     scratch: dict[int, list[Array]] = {}
@@ -800,8 +805,8 @@ def log_sums_and_gradient(
             *(padded, posteriors, special, first, last, TILE[size], tiny, (for_joint, for_marginals), W, E),
             *(sums[b], part[0] if part else None, found, at_z),
         )
-        last, constants = min(last, S), (LOG_2PI, weights.log_base, 1.0 / RAISED[size])
-        logarithms(found, posteriors.h, *constants, first, last, log_joint, log_marginals)
+        last = min(last, S)
+        logarithms(found, posteriors.h, LOG_2PI, weights.log_base, first, last, log_joint, log_marginals)
         in_z[:, first:last] = -at_z[:, first:last]
 
     def finish(task: int) -> None:

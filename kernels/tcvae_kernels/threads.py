@@ -16,10 +16,11 @@ from queue import SimpleQueue
 from tcvae_ref import checks
 from tcvae_ref.types import ProgressHook
 
-# An interrupt may come between any two of Python's instructions. It leaves no lock held and no block running: locks are
-# plain ones, held by `with`, queues and starts of threads are single instructions (an executor's are not), and a call
-# does not end before its helpers have.
-_lock = threading.Lock()
+# An interrupt, or a signal's handler that calls kernels itself, may come between any two of Python's instructions. It
+# leaves no lock held and no block running: locks are held by `with`, the one that all calls share may be taken again by
+# its holder, queues and starts of threads are single instructions (an executor's are not), and a call does not end
+# before its helpers have.
+_lock = threading.RLock()
 _asked: "SimpleQueue[_Blocks]" = SimpleQueue()
 _helpers = 0
 """Threads that serve what is asked."""
@@ -62,7 +63,7 @@ def set_num_threads(threads: int) -> None:
 def _forget() -> None:
     """A forked child has none of its parent's threads."""
     global _lock, _asked, _helpers
-    _lock, _asked, _helpers = threading.Lock(), SimpleQueue(), 0
+    _lock, _asked, _helpers = threading.RLock(), SimpleQueue(), 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -160,7 +160,8 @@ def _forked(work):
     """What `work` gives in a forked child."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
-        signal.alarm(PATIENCE // 2)  # faulthandler would wait for its thread, which is not in the child
+        faulthandler.register(signal.SIGALRM, chain=True)  # where it stands; its own timer would need a thread
+        signal.alarm(PATIENCE // 2)
         status = 1
         try:
             os.write(writing, " ".join(work()).encode())
@@ -201,7 +202,15 @@ def fork_in_the_midst():
 
 
 def fork_during_compilation():
-    """Forks while another thread compiles, and holds the compiler's lock and the cache's."""
+    """Forks while another thread compiles, and holds the compiler's lock and the cache's.
+
+    Python's own locks of modules, held by a thread that imports, it does not give back in a forked child.
+    """
+    import autograd  # noqa: F401
+    import numba
+    from tcvae_kernels import elementwise, mixture  # noqa: F401
+
+    numba.njit(lambda x: x + 1)(1)  # numba imports as it compiles
     found = []
     compiling = threading.Thread(target=lambda: found.append(all_of_them()))
     compiling.start()
