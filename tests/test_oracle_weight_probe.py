@@ -331,3 +331,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("unrecognised: no weights: tc: not a sum of log-densities")
     assert cli.main(["weights", "losses.py:tc", "-M", "2"]) == 2
     assert cli.main(["weights", "losses.py:tc", "--out", "no/such/w.png"]) == 2
+
+
+@pytest.mark.parametrize("result", [np.inf, -np.inf, np.nan])
+def test_a_loss_that_is_no_number_has_no_weights(result):
+    probe = probe_weights(subject(lambda z, mu, log_var, dataset_size: result, "numpy", returns="tc"), ("tc",))
+    assert (probe.pattern, probe.joint) == ("unrecognised", None)

@@ -147,7 +147,9 @@ def _scalars(target: _Target, M: int, N: int, close: float) -> list[_Scalar]:
         due = np.array([np.dot(parts, np.subtract(b.known, a.known)) for a, b, *_ in pairs])
         if name in ARRAYS or not due.any():
             continue
-        got = np.array([M * float(y[name] - x[name]) for *_, x, y in pairs])
+        got = np.array([M * (float(y[name]) - float(x[name])) for *_, x, y in pairs])
+        if not np.isfinite(got).all():
+            continue
         factor = float(got @ due / (due @ due))
         if math.isfinite(factor) and abs(factor) > 1e-9 and np.allclose(got, factor * due, rtol=0, atol=close * M):
             result.append(_Scalar(name, parts, factor))

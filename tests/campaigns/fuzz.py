@@ -234,7 +234,7 @@ def err_lines(text):
 
 def shape_of(line):
     """What stays the same of a complaint when the input is another."""
-    return re.sub(r"\d+", "#", re.sub(r"'[^']*'|\S*/\S*", "~", line))[:110]
+    return re.sub(r"\d+", "#", re.sub(r"'[^']*'|\S*/\S*", "~", line[:2000]))[:110]
 
 
 def signature(err):
