@@ -52,6 +52,20 @@ def test_a_right_sampler_is_never_accused():
         assert report.verdict is Verdict.PASS, report.results
 
 
+def drawn_by_numpy(mu, log_var):
+    return torch.tensor(np.random.standard_normal(mu.shape)) * torch.exp(log_var) + mu  # noqa: NPY002
+
+
+@pytest.mark.parametrize("function", [drawn_by_numpy, lambda mu, log_var: right_sampler(mu, 2 * log_var)])
+def test_a_judgement_repeats_and_leaves_the_generators_as_they_were(function):
+    before = torch.random.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    said = [check_step(sampler=function, seed=seed).results[0].message for seed in (0, 0, 2)]
+    assert said[0] == said[1]
+    assert said[0] != said[2]
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
 @pytest.mark.parametrize("width", ["log_var", "log_std", "std", "var"])
 @pytest.mark.parametrize("wrong", [False, True])
 def test_every_parameterisation(width, wrong):

@@ -5,6 +5,7 @@ of E[log|z - mu|] in log sigma^2; what is left after division by sigma is held t
 gradients follow from the numbers that were returned, for d z/d mu = 1 and d z/d log sigma^2 = (z - mu) / 2 on any draw.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -174,6 +175,23 @@ def _random_state(framework: str, seed: int) -> Any:
     if framework == "torch":
         return common.framework("torch").Generator().manual_seed(seed)
     return np.random.default_rng(seed)
+
+
+@contextlib.contextmanager
+def seeded(framework: str, seed: int) -> Iterator[None]:
+    """Set the global generator that PyTorch's and NumPy's samplers draw from, and put it back: a judgement repeats."""
+    kept = np.random.get_state()  # noqa: NPY002 - somebody else's sampler draws from it
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch = common.framework("torch") if framework == "torch" else None
+    of_torch = torch and torch.default_generator.get_state()
+    try:
+        if torch:
+            torch.default_generator.manual_seed(seed % 2**63)
+        yield
+    finally:
+        np.random.set_state(kept)  # noqa: NPY002
+        if torch:
+            torch.default_generator.set_state(of_torch)
 
 
 # --- what the draws show ---------------------------------------------------------------------------------------------

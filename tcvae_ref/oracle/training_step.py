@@ -214,7 +214,8 @@ class _Judge:
         roles = sampler.parameters(function, name)
         self.mapping.append(f"sampler({', '.join(f'{p}={role}' for p, role in roles.items())})")
         try:
-            draws = sampler.draw(function, name, self.adapter, self.dtype, self.seed)
+            with sampler.seeded(self.adapter.name, self.seed):
+                draws = sampler.draw(function, name, self.adapter, self.dtype, self.seed)
         except TargetFault as fault:
             return self.failed("sampler", fault, began)
         entries = sampler.CALLS * sampler.ROWS * sampler.DIMENSIONS
