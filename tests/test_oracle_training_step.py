@@ -4,6 +4,7 @@ import collections
 import json
 import math
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,8 +15,8 @@ from wrong_steps import BETA, STEPS, pixels
 
 from tcvae_ref import cli
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import machine_report, sampler, whole_loss
-from tcvae_ref.oracle.training_step import check_step
+from tcvae_ref.oracle import machine_report, records, sampler, whole_loss
+from tcvae_ref.oracle.training_step import check_step, replay_step
 from tcvae_ref.oracle.types import Verdict
 
 jax.config.update("jax_enable_x64", True)
@@ -265,15 +266,22 @@ def warm_up(step):
 """
 
 
-def test_the_command(tmp_path, capsys):
-    path = tmp_path / "training_code.py"
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The folder a command runs in, where it keeps its cases."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_command(place, capsys):
+    path = place / "training_code.py"
     path.write_text(MODULE)
     arguments = ["check-step", "--sampler", f"{path}:sample", "--weights", f"{path}:warm_up"]
-    assert cli.main([*arguments, "--json", str(tmp_path / "report.json")]) == 1
+    assert cli.main([*arguments, "--json", "report.json"]) == 1
     printed = capsys.readouterr().out
     assert "log-var-as-log-std" in printed
     assert "DWKL 0 at 0" in printed
-    content = json.loads((tmp_path / "report.json").read_text())
+    content = json.loads(Path("report.json").read_text())
     assert [one["id"] for one in content["diagnosis"]] == ["log-var-as-log-std", "annealing-on-one-term"]
     assert cli.main([*arguments[:1], *arguments[3:], "--warm-up", "DWKL"]) == 0
     assert cli.main(["check-step"]) == 2
@@ -304,8 +312,8 @@ def make():
 """
 
 
-def test_the_command_on_a_class_whose_names_say_nothing(tmp_path, capsys):
-    path = tmp_path / "their_loss.py"
+def test_the_command_on_a_class_whose_names_say_nothing(place, capsys):
+    path = place / "their_loss.py"
     path.write_text(CLASS)
     how = ["--args", "decoded=out,x=img,z=code,mu=a,log_std=b", "--factory", f"{path}:make", "--quiet"]
     assert cli.main(["check-step", "--loss", f"{path}:Loss", *how]) == 0
@@ -315,6 +323,104 @@ def test_the_command_on_a_class_whose_names_say_nothing(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{path}:Loss: no parameter of (out, img, code, a, b, N) is known to be z" in said
     assert "_tcvae_ref" not in said, "the name that was handed over"
+
+
+def replayed(capsys, *arguments):
+    """What replay says of the only case, in a word, and its status, where the target is not imported yet."""
+    here = str(Path.cwd())
+    for name in [name for name, module in sys.modules.items() if here in str(getattr(module, "__file__", ""))]:
+        del sys.modules[name]
+    (name,) = records.list_ids()
+    status = cli.main(["replay", name, *arguments])
+    return capsys.readouterr().out.split()[0], status
+
+
+@pytest.mark.parametrize(
+    ("options", "repair"),
+    [
+        (["--sampler", "training_code.py:sample"], ("torch.exp(log_var)", "torch.exp(log_var / 2)")),
+        (["--weights", "training_code.py:warm_up", "--steps", "0,5000,9000"], ("min(1.0, step / 5000)", "1.0")),
+    ],
+)
+def test_a_saved_part_is_judged_again(place, capsys, options, repair):
+    Path("training_code.py").write_text(MODULE)
+    assert cli.main(["check-step", *options]) == 1
+    (name,) = records.list_ids()
+    assert f"again: tcvae-ref replay {name}\n" in capsys.readouterr().out
+    assert replayed(capsys) == ("FAILED", 1)
+    Path("repaired.py").write_text(MODULE.replace(*repair))
+    assert replayed(capsys, "--target", f"repaired.py:{options[1].partition(':')[2]}") == ("FIXED", 0)
+    Path("training_code.py").write_text("def sample(mu, log_var):\n    return 1 / 0\n\nwarm_up = lambda step: 1 / 0\n")
+    assert replayed(capsys) == ("ERROR", 1)
+    assert cli.main(["replay"]) == 0
+    listed = capsys.readouterr().out.splitlines()[1]
+    assert listed.startswith(f"{name}  {records.load_any(name).check}  float64  {options[1]}  ")
+    with pytest.raises(InputError, match="is a case of check-step"):
+        records.load(name)
+
+
+def test_a_saved_loss_is_called_as_it_was(place, capsys):
+    Path("their_loss.py").write_text(CLASS)
+    how = ["--args", "decoded=out,x=img,z=code,mu=a,log_std=b", "--factory", "their_loss.py:make", "--beta", "6"]
+    assert cli.main(["check-step", "--loss", "their_loss.py:Loss", *how, "--no-save"]) == 1
+    assert not records.FOLDER.exists()
+    assert cli.main(["check-step", "--loss", "their_loss.py:Loss", *how]) == 1
+    capsys.readouterr()
+    assert replayed(capsys) == ("FAILED", 1)
+    Path("their_loss.py").write_text(CLASS.replace("4.0", "6.0"))
+    assert replayed(capsys) == ("FIXED", 0)
+
+
+def test_a_warm_up_inside_a_loss_is_judged_again(place, capsys):
+    def whole(nll, z, mu, log_var, dataset_size, beta, step):
+        t = build("torch", estimator="mws")(z, mu, log_var, dataset_size)
+        return nll.mean() + t["mi"] + beta * t["tc"] + min(1.0, step / 1000) * t["dwkl"]
+
+    report = check_step(loss=whole, beta=BETA, framework="torch", steps=(0, 500, 1000))
+    assert [result.verdict for result in report.results] == [Verdict.PASS, Verdict.WRONG]
+    ((_, name),) = records.save(report).items()
+    kept = records.load_any(name)
+    assert (kept.handed, kept.check) == ("loss", "warm-up")
+    assert replay_step(kept, whole).verdict is Verdict.WRONG
+    assert replay_step(kept, lambda nll, z, mu, log_var, dataset_size, beta, step: 1 / 0).verdict is Verdict.ERROR
+
+
+def test_a_saved_part_that_was_changed_is_refused(place):
+    Path("training_code.py").write_text(MODULE)
+    cli.main(["check-step", "--sampler", "training_code.py:sample", "--cases", "kept"])
+    (name,) = records.list_ids(Path("kept"))
+    path = Path("kept") / f"{name}.json"
+    content = json.loads(path.read_text())
+    for change, match in [
+        ({"seed": 1}, "its id does not fit"),
+        ({"handed": "trainer"}, "not those of check-step"),
+        ({"check": "values"}, "not those of check-step"),
+        ({"options": {**content["options"], "sampler": "other.py:f"}}, "not those of check-step"),
+        ({"options": {**content["options"], "steps": "0"}}, "its option steps"),
+        ({"verdict": "PASS"}, "its checksum does not fit"),
+    ]:
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(InputError, match=match):
+            records.load_any(name, Path("kept"))
+
+
+def test_the_report_as_a_page(place, capsys):
+    Path("training_code.py").write_text(MODULE)
+    command = ["check-step", "--sampler", "training_code.py:sample", "--cases", "kept here"]
+    assert cli.main([*command, "--html", "report.html", "--json", "-"]) == 1
+    json.loads(capsys.readouterr().out)
+    page = Path("report.html").read_text()
+    assert '<span class="FAIL">WRONG</span> sampler training_code.py:sample' in page
+    assert "log_var is taken for log sigma (log-var-as-log-std)" in page
+    assert "--cases &#x27;kept here&#x27;" in page
+    for refused, match in [
+        (["--html", "-"], "give the name of a file"),
+        (["--html", "a", "--json", "./a"], "check-step: --json and --html both name a; give two names"),
+        (["--html", "missing/a.html"], "missing"),
+        (["--cases", "training_code.py"], "is not a folder"),
+    ]:
+        assert cli.main([*command, *refused]) == 2
+        assert match in capsys.readouterr().err
 
 
 def test_scales_are_those_of_the_sampler():

@@ -6,19 +6,17 @@ What takes long to import, or may not be installed, is imported by the command t
 import argparse
 import contextlib
 import importlib.util
-import itertools
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import atomic_write, check_folder, check_writable, write_json
+from tcvae_ref.files import atomic_write, check_writable, write_json
 from tcvae_ref.oracle import process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
+from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
 from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
@@ -31,8 +29,6 @@ CHECK_EPILOG = (
 REPLAY_EPILOG = "exit status: 0 fixed; 1 failed, or in error; 2 wrong usage; 3 nothing was certified"
 PROBE_EPILOG = "exit status: 0 accurate; 1 an exp or log that spoils the results; 2 wrong usage"
 EPILOG = "exit status: 0 done; 1 not done; 2 wrong usage"
-CASES_HELP = f"where failing cases are kept ({records.FOLDER})"
-STANDARD_OUTPUT = Path("-")
 SILENCE = 60.0
 """Seconds without progress after which --isolate gives up."""
 
@@ -53,12 +49,6 @@ def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     add_explain(commands.add_parser("explain", help="what a mistake is, does, and its fix", epilog=EXPLAIN_EPILOG))
     weights = commands.add_parser("weights", help="the weights in a loss of yours, as a matrix", epilog=WEIGHTS_EPILOG)
     add_weights(weights, _add_target, _target_options)
-
-
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name")
-    return Path(text)
 
 
 def _words(text: str) -> list[str]:
@@ -107,10 +97,10 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         help=f"without a case done, after which --isolate gives up ({SILENCE:g})",
     )
     group = parser.add_argument_group("where it goes")
-    group.add_argument("--json", type=_path, metavar="FILE", help="the report for programs ('-': standard output)")
-    group.add_argument("--html", type=_path, metavar="FILE", help="the report and the weights, as a page")
-    group.add_argument("--junit", type=_path, metavar="FILE", help="the report as JUnit XML")
-    group.add_argument("--cases", type=_path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
+    group.add_argument("--json", type=path, metavar="FILE", help="the report for programs ('-': standard output)")
+    group.add_argument("--html", type=path, metavar="FILE", help="the report and the weights, as a page")
+    group.add_argument("--junit", type=path, metavar="FILE", help="the report as JUnit XML")
+    group.add_argument("--cases", type=path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
     group.add_argument("--no-save", action="store_true", help="keep no failing cases")
     group.add_argument("--quiet", action="store_true", help="the verdict and the counts only")
 
@@ -118,8 +108,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_replay)
     parser.add_argument("id", metavar="ID", nargs="?", help="of the case, or how it begins (none: lists the cases)")
-    parser.add_argument("--target", metavar="TARGET", help="the loss, where it has moved")
-    parser.add_argument("--cases", type=_path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
+    parser.add_argument("--target", metavar="TARGET", help="the loss, or what failed of a step, where it has moved")
+    parser.add_argument("--cases", type=path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
 
 
 def _add_probe(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +122,7 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
 def _add_ghostwrite(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_ghostwrite)
     _add_target(parser)
-    parser.add_argument("--out", type=_path, metavar="FILE", help="a new file (standard output)")
+    parser.add_argument("--out", type=path, metavar="FILE", help="a new file (standard output)")
 
 
 # --- arguments ---------------------------------------------------------------------------------------------
@@ -220,7 +210,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     process.prepare()
     options = _check_options(arguments)
-    _check_places(arguments)
+    check_places("check", arguments)
     with Progress("checking") as progress:
         checked = _run(arguments, options, progress)
     saved = {} if arguments.no_save else records.save(checked, arguments.cases)
@@ -231,25 +221,6 @@ def _check(arguments: argparse.Namespace) -> int:
         short = f"{checked.verdict}  {checked.target}: {report.summary(checked)}"
         print(short if arguments.quiet else report.text(checked, saved, arguments.cases))
     return checked.exit_status
-
-
-def _check_places(arguments: argparse.Namespace) -> None:
-    """Refuse what could not be written, before the work."""
-    places = {name: path for name in ("json", "junit", "html") if (path := getattr(arguments, name)) is not None}
-    for name, path in places.items():
-        if path == STANDARD_OUTPUT and name != "json":
-            raise InputError(f"check: --{name} - is not possible; give the name of a file (--json - is)")
-        if path != STANDARD_OUTPUT:
-            check_writable(path)
-    for one, other in itertools.combinations(places, 2):
-        if _real(places[one]) == _real(places[other]):
-            raise InputError(f"check: --{one} and --{other} both name {places[one]}; give two names")
-    if not arguments.no_save:
-        check_folder(arguments.cases)
-
-
-def _real(path: Path) -> str:
-    return os.path.realpath(path)
 
 
 def _run(arguments: argparse.Namespace, options: dict[str, Any], progress: Progress) -> Report:
@@ -294,19 +265,27 @@ def _write_page(arguments: argparse.Namespace, checked: Report, saved: dict[int,
 def _replay(arguments: argparse.Namespace) -> int:
     if arguments.id is None:
         return _list_cases(arguments)
-    record = records.load(arguments.id, arguments.cases)
+    record = records.load_any(arguments.id, arguments.cases)
     _require("replay", "hypothesis", "flint")
     process.prepare()
-    from tcvae_ref.oracle import checking
-
     with contextlib.redirect_stdout(sys.stderr):
-        result = checking.replay_case(record, arguments.target)
+        result = _again(record, arguments.target)
     word = _outcome(result)
     where = f"{record.check} ({record.dtype}, {record.variant}) of {arguments.target or record.target}"
     print(f"{word}  {record.id}: {where}, {record.verdict} when it was saved")
     if word != "FIXED":
         _show(result)
     return {"FIXED": 0, "FAILED": 1, "ERROR": 1}.get(word, 3)
+
+
+def _again(record: records.Record | records.StepRecord, target: str | None) -> CheckResult:
+    if isinstance(record, records.StepRecord):
+        from tcvae_ref.oracle import training_step
+
+        return training_step.replay_step(record, target)
+    from tcvae_ref.oracle import checking
+
+    return checking.replay_case(record, target)
 
 
 def _list_cases(arguments: argparse.Namespace) -> int:

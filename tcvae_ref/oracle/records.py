@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import check_folder, check_seal, read_json, sealed, write_json
 from tcvae_ref.oracle import encoding
-from tcvae_ref.oracle.types import Case, CheckResult, Counterexample, Report, Verdict
+from tcvae_ref.oracle.types import FAILURES, PARTS, Case, CheckResult, Counterexample, Report, Verdict
 
 FOLDER = Path(".tcvae-ref") / "cases"
 """Where cases are kept, from the current folder, unless another place is named."""
+
+HANDED = ("sampler", "loss", "weights")
+"""What `check_step` is handed."""
 
 FORMAT = 1
 """Of the files; a file of another number is refused."""
@@ -48,8 +52,31 @@ class Record:
         return self.counterexample.case
 
 
-_NONE = "replay: no cases in {folder}; a failing `tcvae-ref check` saves them, or name a --cases"
+@dataclass(frozen=True)
+class StepRecord:
+    """A failing part of a training step; its inputs follow from the seed and the options."""
+
+    id: str
+    target: str
+    """The function that the part was found in."""
+    handed: str
+    """What it was handed over as: sampler, loss or weights."""
+    framework: str
+    check: str
+    """The part, one of `types.PARTS`."""
+    dtype: str
+    variant: str
+    verdict: Verdict
+    """When it was saved."""
+    seed: int
+    options: dict[str, Any]
+    """Of `check_step`, as the report has them."""
+    versions: dict[str, str]
+
+
+_NONE = "replay: no cases in {folder}; a failing `tcvae-ref check` or `check-step` saves them, or name a --cases"
 _TEXTS = ("id", "target", "framework", "estimator", "mapping", "check", "dtype", "variant")
+_STEP_TEXTS = ("id", "target", "handed", "framework", "check", "dtype", "variant")
 
 
 def case_id(target: str, check: str, dtype: str, variant: str, case: Case) -> str:
@@ -70,8 +97,23 @@ def record(report: Report, result: CheckResult) -> Record:
     return Record(name, *about, *where, result.verdict, report.seed, report.options, report.versions, example)
 
 
+def step_record(report: Report, index: int) -> StepRecord:
+    """What `save` writes for one result of `check_step`, whose functions were handed over by name."""
+    result, options = report.results[index], report.options
+    handed = options["handed_as"][index]
+    target = options["handed"][handed]
+    about = (target, handed, report.framework, result.check, result.dtype, result.variant)
+    name = _step_id(about, report.seed, options)
+    return StepRecord(name, *about, result.verdict, report.seed, options, report.versions)
+
+
+def _step_id(about: Sequence[str], seed: int, options: dict[str, Any]) -> str:
+    content = json.dumps([*about, seed, options], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
+
+
 def save(report: Report, folder: Path = FOLDER) -> dict[int, str]:
-    """Write every counterexample of a report to `folder`/ID.json.
+    """Write every counterexample of a report, and every failing part of a training step, to `folder`/ID.json.
 
     Returns
     -------
@@ -85,7 +127,11 @@ def save(report: Report, folder: Path = FOLDER) -> dict[int, str]:
     OSError
         It cannot be written.
     """
-    failing = {i: record(report, r) for i, r in enumerate(report.results) if r.counterexample is not None}
+    failing: dict[int, Record | StepRecord] = {
+        i: record(report, r) for i, r in enumerate(report.results) if r.counterexample is not None
+    }
+    if "handed_as" in report.options:
+        failing = {i: step_record(report, i) for i, r in enumerate(report.results) if r.verdict in FAILURES}
     if failing:
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +159,7 @@ def listing(folder: Path = FOLDER) -> list[tuple[str, ...]]:
     for name in list_ids(folder):
         saved = (folder / f"{name}.json").stat().st_mtime
         try:
-            kept = load(name, folder)
+            kept = load_any(name, folder)
             row = (kept.check, kept.dtype, kept.target)
         except InputError:
             row = ("damaged", "-", "-")
@@ -122,6 +168,14 @@ def listing(folder: Path = FOLDER) -> list[tuple[str, ...]]:
 
 
 def load(name: str, folder: Path = FOLDER) -> Record:
+    """The saved case of `check` whose id is `name`, or begins with it; raises as `load_any`, and for other cases."""
+    kept = load_any(name, folder)
+    if not isinstance(kept, Record):
+        raise InputError(f"{kept.id}: is a case of check-step, which has no arrays; `tcvae-ref replay {kept.id}`")
+    return kept
+
+
+def load_any(name: str, folder: Path = FOLDER) -> Record | StepRecord:
     """The saved case whose id is `name`, or begins with it.
 
     Raises
@@ -134,12 +188,16 @@ def load(name: str, folder: Path = FOLDER) -> Record:
     path = folder / f"{_full_id(name, folder)}.json"
     try:
         content = read_json(path)
-        kept = _from_json(content)
+        kept = _step_from_json(content) if "handed" in content else _from_json(content)
     except (*encoding.DAMAGE, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error}); run the check again to save it anew") from None
     if kept.id != path.stem:
         raise InputError(f"{path}: holds the case {kept.id}; give the file its name back")
-    if kept.id != case_id(kept.target, kept.check, kept.dtype, kept.variant, kept.case):
+    if isinstance(kept, Record):
+        wanted = case_id(kept.target, kept.check, kept.dtype, kept.variant, kept.case)
+    else:
+        wanted = _step_id([getattr(kept, name) for name in _STEP_TEXTS[1:]], kept.seed, kept.options)
+    if kept.id != wanted:
         raise InputError(f"{path}: was changed by hand, its id does not fit its inputs; run the check again")
     check_seal(path, content, "run the check again")
     return kept
@@ -157,21 +215,40 @@ def _full_id(name: str, folder: Path) -> str:
     return matches[0]
 
 
-def _to_json(kept: Record) -> dict[str, Any]:
+def _to_json(kept: Record | StepRecord) -> dict[str, Any]:
+    example = encoding.counterexample_to_json(kept.counterexample) if isinstance(kept, Record) else {}
     return {
         "format": FORMAT,
-        **{name: getattr(kept, name) for name in _TEXTS},
+        **{name: getattr(kept, name) for name in (_TEXTS if isinstance(kept, Record) else _STEP_TEXTS)},
         "verdict": kept.verdict.value,
         "seed": kept.seed,
         "options": encoding.plain(kept.options),
         "versions": encoding.plain(kept.versions),
-        **encoding.counterexample_to_json(kept.counterexample),
+        **example,
     }
 
 
-def _from_json(content: dict[str, Any]) -> Record:
+def _require_format(content: dict[str, Any]) -> None:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} in place of {FORMAT}")
+
+
+def _step_from_json(content: dict[str, Any]) -> StepRecord:
+    _require_format(content)
+    options = _options(dict(content["options"]))
+    if content["handed"] not in HANDED or content["check"] not in PARTS or not set(options) <= _OF_A_STEP:
+        raise ValueError(f"{content['handed']!r}, {content['check']!r} and its options are not those of check-step")
+    return StepRecord(
+        **encoding.texts(content, _STEP_TEXTS),
+        verdict=Verdict(content["verdict"]),
+        seed=encoding.whole(content["seed"]),
+        options=options,
+        versions=dict(content["versions"]),
+    )
+
+
+def _from_json(content: dict[str, Any]) -> Record:
+    _require_format(content)
     example = encoding.counterexample_from_json(content)
     encoding.require_usable(example.case)
     return Record(
@@ -187,14 +264,19 @@ def _from_json(content: dict[str, Any]) -> Record:
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **{"arguments": dict, "parameterisation": str, "packed": str, "bind": dict},
     **{"returns": (str, list, dict), "weights": dict, "factory": str},
+    **{"steps": list, "warm_up": list},
 }
-"""Options that say how the target is called, and what each is."""
+"""Options that say how the target is called, or what of a training step is looked at, and what each is."""
+_OF_A_STEP = {
+    *("handed", "handed_as", "alpha", "beta", "gamma", "estimator", "framework", "steps", "warm_up", "dataset_size"),
+    *("bind", "arguments", "parameterisation", "packed", "factory"),
+}
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         value = options.get(name)
-        words = value if isinstance(value, list) else []
+        words = value if isinstance(value, list) and name != "steps" else []
         if name == "arguments" and isinstance(value, dict):
             words = list(value.values())
         if not (value is None or isinstance(value, kind)) or not all(isinstance(word, str) for word in words):

@@ -65,11 +65,11 @@ def text(report: Report, saved: Mapping[int, str] | None = None, folder: Path = 
     return _printable("\n".join([*head, *body, *_circumstances(report), "", summary(report)]))
 
 
-def step_text(report: Report) -> str:
-    """The report of `check_step`: each part, what was found, and the mistakes by name."""
+def step_text(report: Report, saved: Mapping[int, str] | None = None, folder: Path = FOLDER) -> str:
+    """The report of `check_step`: each part, what was found, and the mistakes by name; the rest as in `text`."""
     parts = [report.target, report.framework, *([f"estimator {report.estimator}"] if report.estimator != "-" else [])]
     lines = [f"{report.verdict}  {', '.join(parts)}", *_wrapped("understood as: ", report.mapping), ""]
-    for result in report.results:
+    for index, result in enumerate(report.results):
         prefix = f"{result.check}: "
         named = [one for one in report.diagnosis if one.evidence.startswith(prefix)]
         if named:  # what it says is the evidence
@@ -78,6 +78,8 @@ def step_text(report: Report) -> str:
             lines += _wrapped(f"{result.verdict}  {prefix}", result.message)
         for found in named:
             lines += [*_named(replace(found, evidence=found.evidence.removeprefix(prefix)))]
+        if saved and index in saved:
+            lines.append(f"  again: {snippet.replay(saved[index], folder)}")
     return _printable("\n".join([*lines, *_circumstances(report)]))
 
 

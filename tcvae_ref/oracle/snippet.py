@@ -134,8 +134,13 @@ def reproduction(report: Report, result: CheckResult, name: str | None = None, f
     shown = ["Reproduce with:", *_indented(lines)] if lines else []
     if name is None:
         return shown
+    return [*shown, f"{'or' if shown else 'Reproduce with:'}  {replay(name, folder)}"]
+
+
+def replay(name: str, folder: Path = FOLDER) -> str:
+    """The command that runs a saved case again."""
     place = "" if folder == FOLDER else f" --cases {shlex.quote(str(folder))}"
-    return [*shown, f"{'or' if shown else 'Reproduce with:'}  tcvae-ref replay {name}{place}"]
+    return f"tcvae-ref replay {name}{place}"
 
 
 def _call(report: Report, result: CheckResult, case: Case) -> list[str]:

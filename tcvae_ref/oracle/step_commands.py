@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import json
 import sys
-from pathlib import Path
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import check_writable, write_json
-from tcvae_ref.oracle import process
+from tcvae_ref.files import atomic_write, write_json
+from tcvae_ref.oracle import process, records
+from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path
 from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.progress import Progress
 
@@ -47,8 +47,12 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
-    parser.add_argument("--quiet", action="store_true", help="the verdict only")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the report for programs ('-': standard output)")
+    group = parser.add_argument_group("where it goes")
+    group.add_argument("--json", type=path, metavar="FILE", help="the report for programs ('-': standard output)")
+    group.add_argument("--html", type=path, metavar="FILE", help="the report as a page")
+    group.add_argument("--cases", type=path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
+    group.add_argument("--no-save", action="store_true", help="keep no failing cases")
+    group.add_argument("--quiet", action="store_true", help="the verdict only")
 
 
 def _terms(text: str) -> tuple[str, ...]:
@@ -68,14 +72,12 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _check_step(arguments: argparse.Namespace) -> int:
-    from tcvae_ref.oracle import machine_report, report
+    from tcvae_ref.oracle import html_report, machine_report, report
     from tcvae_ref.oracle.mapping import parse_bind, parse_pairs
     from tcvae_ref.oracle.training_step import STEPS, check_step
 
     process.prepare()
-    to_file = arguments.json is not None and str(arguments.json) != "-"
-    if to_file:
-        check_writable(arguments.json)
+    check_places("check-step", arguments)
     if not (arguments.sampler or arguments.loss or arguments.weights):
         raise InputError("check-step: nothing is handed over; give --sampler, --loss or --weights")
     with Progress("checking") as progress, contextlib.redirect_stdout(sys.stderr):
@@ -92,11 +94,16 @@ def _check_step(arguments: argparse.Namespace) -> int:
             factory=arguments.factory,
             progress=progress,
         )
+    saved = {} if arguments.no_save else records.save(found, arguments.cases)
+    text = report.step_text(found, saved, arguments.cases)
+    if arguments.html is not None:
+        with atomic_write(arguments.html) as file:
+            file.write(html_report.page(found, text).encode(errors="xmlcharrefreplace"))  # a path may be no text
     content = machine_report.to_json(found)
-    if to_file:
-        write_json(arguments.json, content)
-    if arguments.json and not to_file:
+    if arguments.json == STANDARD_OUTPUT:
         print(json.dumps(content, indent=2, allow_nan=False))
-    else:
-        print(f"{found.verdict}  {found.target}" if arguments.quiet else report.step_text(found))
+        return found.exit_status
+    if arguments.json is not None:
+        write_json(arguments.json, content)
+    print(f"{found.verdict}  {found.target}" if arguments.quiet else text)
     return found.exit_status

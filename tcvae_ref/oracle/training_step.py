@@ -11,7 +11,7 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, diagnosis, sampler, whole_loss
+from tcvae_ref.oracle import adapters, diagnosis, encoding, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.adapters.common import attempt
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
@@ -20,6 +20,7 @@ from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.foreign import said
 from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
+from tcvae_ref.oracle.records import StepRecord
 from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.types import (
     CANDIDATES,
@@ -40,6 +41,8 @@ Handed: TypeAlias = str | Callable[..., Any] | None
 STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000)
 """Steps of training at which weights are looked at."""
 TERMS = ("MI", "TC", "DWKL")
+OF_THE_LOSS = ("arguments", "parameterisation", "packed", "factory", "bind")
+"""Options that say how a loss is called."""
 BETA = 6.0
 """What a loss that takes beta is handed where nothing else is said: the paper's on dSprites."""
 _ARRIVED = 1e-3
@@ -154,7 +157,42 @@ def check_step(
         judge.loss(functions["loss"], shown_name(handed["loss"]), estimator, {**how, "bind": bind or {}}, dataset_size)
     if "weights" in functions:
         judge.weights(functions["weights"])
-    return judge.report()
+    options = {
+        "handed": {name: shown_name(one) for name, one in handed.items()},
+        "handed_as": judge.handed_as,
+        **{"alpha": alpha, "beta": beta, "gamma": gamma, "estimator": estimator, "framework": framework},
+        **{"steps": steps, "warm_up": warm_up, "dataset_size": dataset_size, "bind": bind, **how},
+        "factory": factory if factory is None or isinstance(factory, bool) else shown_name(factory),
+    }
+    return judge.report(options)
+
+
+def replay_step(record: StepRecord, target: Handed = None) -> CheckResult:
+    """Judge a saved part of a training step again.
+
+    Parameters
+    ----------
+    record : StepRecord
+        From `records.load_any`.
+    target : optional
+        What to judge, in place of the function it was saved for.
+
+    Returns
+    -------
+    CheckResult
+        Of the part; where it is not reached, of what comes before it.
+
+    Raises
+    ------
+    InputError
+        The function cannot be loaded, or the options are none of `check_step`.
+    """
+    leave_out = ("handed", "handed_as", *(OF_THE_LOSS if record.handed != "loss" else ()))
+    options = {name: value for name, value in record.options.items() if name not in leave_out}
+    options.update({record.handed: target or record.target, "framework": record.framework, "seed": record.seed})
+    report = check_step(**options)
+    parts = {result.check: result for result in report.results}
+    return parts.get(record.check, report.results[-1])
 
 
 class _Judge:
@@ -174,6 +212,10 @@ class _Judge:
         self.dtype = "float64" if "float64" in adapter.dtypes else "float32"
         self.progress: CheckProgress = lambda done, total, what: None
         self.results: list[CheckResult] = []
+        self.judged = ""
+        """Which of what was handed over is being judged."""
+        self.handed_as: list[str] = []
+        """What each result was found in."""
         self.diagnoses: list[Diagnosis] = []
         self.notes: list[str] = []
         self.mapping: list[str] = []
@@ -204,12 +246,13 @@ class _Judge:
         """Keep a verdict."""
         where = (part, self.dtype, self.adapter.variants[0], verdict, cases, cases if verdict is Verdict.PASS else 0)
         self.results.append(CheckResult(*where, message=message, seconds=time.monotonic() - began))
+        self.handed_as.append(self.judged)
 
     # --- the sampler ----------------------------------------------------------------------------------------
 
     def sampler(self, function: Callable[..., Any], name: str) -> None:
         """Judge a sampler, which complaints call by this name."""
-        began = time.monotonic()
+        began, self.judged = time.monotonic(), "sampler"
         self.progress(0, 1, "sampler")
         roles = sampler.parameters(function, name)
         self.mapping.append(f"sampler({', '.join(f'{p}={role}' for p, role in roles.items())})")
@@ -227,7 +270,7 @@ class _Judge:
         self, function: Callable[..., Any], name: str, estimator: str, how: Mapping[str, Any], dataset_size: int | None
     ) -> None:
         """Judge a loss at the end of training, and on the way there if it is told the step."""
-        began = time.monotonic()
+        began, self.judged = time.monotonic(), "loss"
         loss = whole_loss.understand(name, function, self.adapter, self.dtype, self.claimed, **how)
         loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
@@ -409,7 +452,7 @@ class _Judge:
 
     def weights(self, function: Callable[..., Any]) -> None:
         """Judge weights as a function of the step."""
-        began = time.monotonic()
+        began, self.judged = time.monotonic(), "weights"
         self.mapping.append("weights(step)")
         try:
             by_step = {step: self._weights_at(function, step) for step in self.steps}
@@ -479,7 +522,7 @@ class _Judge:
             + (f"that of {still} does not" if still else "and not all in proportion"),
         )
 
-    def report(self) -> Report:
+    def report(self, options: Mapping[str, Any]) -> Report:
         """Everything."""
         return Report(
             self.shown,
@@ -490,6 +533,7 @@ class _Judge:
             notes=tuple(dict.fromkeys(self.notes)),
             versions={"tcvae-ref": __version__, self.adapter.name: self.adapter.version()},
             seed=self.seed,
+            options=encoding.plain(options),
             diagnosis=tuple(self.diagnoses),
         )
 
