@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 from tcvae_ref import figures
 from tcvae_ref.checks import InputError
 from tcvae_ref.cli import main
-from tcvae_ref.data import Factor, FactorDataset, image_folder, read_celeba, read_folder
+from tcvae_ref.data import Factor, FactorDataset, byte_arrays, image_folder, read_celeba, read_folder
 from tcvae_ref.data.celeba import LAYOUTS, read_attributes
 from tcvae_ref.training import DataSource, Run, load_source
+from tcvae_ref.training.run import digest
 
 ATTRIBUTES = ["Bald", "Smiling", "5_o_Clock_Shadow"]
 VALUES = np.array([[-1, 1, -1], [1, 1, -1], [-1, -1, 1], [1, -1, 1]])
@@ -427,6 +428,24 @@ class TestCache:
             np.testing.assert_array_equal(read_celeba(tmp_path, cache=tmp_path / "cache").images.rows, plain)
             assert kept.read_bytes() == whole
 
+    def test_its_bytes_are_read_once_for_the_checksum_and_for_the_run(self, tmp_path, monkeypatch):
+        celeba(tmp_path)
+        cache, calls = tmp_path / "cache", []
+        first = read_celeba(tmp_path, cache=cache)
+        plain = first.images.rows.copy()
+        monkeypatch.setattr(byte_arrays, "_BLOCK", 2 * first.images.pixels)
+        again = read_celeba(tmp_path, cache=cache, progress=lambda *call: calls.append(call))
+        assert calls == [(2, 4), (4, 4)]
+        assert digest(again) == digest(read_celeba(tmp_path)) == digest(first)
+        assert digest(again) == digest(again), "the hash that is kept is not used up"
+        monkeypatch.setattr(again.images, "rows", None)
+        assert digest(again) == digest(first)
+        (kept,) = cache.glob("*.npy")
+        content = bytearray(kept.read_bytes())
+        content[200] ^= 1
+        kept.write_bytes(content)
+        np.testing.assert_array_equal(read_celeba(tmp_path, cache=cache).images.rows, plain)
+
     def test_two_processes_make_it_once_and_clear_what_a_killed_one_left(self, tmp_path):
         celeba(tmp_path)
         cache = tmp_path / "cache"
@@ -434,13 +453,14 @@ class TestCache:
         (kept,) = cache.glob("*.npy")
         kept.rename(cache / f".{kept.name}.1.partial")
         code = (
-            "import sys; from pathlib import Path; from tcvae_ref.data import read_celeba; made = []\n"
-            "read_celeba(Path(sys.argv[1]), cache=Path(sys.argv[2]), progress=lambda *call: made.append(call))\n"
+            "import sys; from pathlib import Path; from tcvae_ref.data import image_folder, read_celeba; made = []\n"
+            "one = image_folder.prepare; image_folder.prepare = lambda *which: made.append(which) or one(*which)\n"
+            "read_celeba(Path(sys.argv[1]), cache=Path(sys.argv[2]))\n"
             "print(len(made))"
         )
         arguments = [sys.executable, "-c", code, str(tmp_path), str(cache)]
         both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["0", "1"]
+        assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["0", "4"]
         assert sorted(path.name for path in cache.iterdir()) == [".lock", kept.name]
 
 

@@ -4,13 +4,20 @@ import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, read_npy_header
+from tcvae_ref.types import ProgressHook
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+Hash: TypeAlias = "_Hash"
+
+_BLOCK = 1 << 26  # bytes read between two reports of progress
 _SEAL = b"SHA-256 of rows:"
 """After the bytes of an array that was written here, before their checksum; other readers of npy do not look there."""
 _SEAL_BYTES = len(_SEAL) + hashlib.sha256().digest_size
@@ -49,10 +56,38 @@ def map_bytes(path: Path) -> NDArray[np.uint8]:
         ) from None
 
 
-def seal_fits(path: Path, mapped: NDArray[np.uint8]) -> bool:
-    """Whether an array mapped from `path` is as it was written, all of it read; where there is no checksum, True."""
+def read_sealed(path: Path, progress: ProgressHook | None = None) -> "tuple[NDArray[np.uint8], Hash | None]":
+    """Map rows as `map_bytes` does, all of them read and compared with their checksum.
+
+    Parameters
+    ----------
+    path : Path
+    progress : function, optional
+        Called as progress(done, total), in rows.
+
+    Returns
+    -------
+    rows : (N, ...) uint8
+    hashed : hash or None
+        The SHA-256 of the rows, for whoever would read them again for it; None where the file has no checksum.
+
+    Raises
+    ------
+    InputError
+        As `map_bytes`, or the rows are not those that were written.
+    """
+    rows = map_bytes(path)
     seal = _seal(path, path.stat().st_size - _SEAL_BYTES)
-    return not seal or seal == _SEAL + hashlib.sha256(mapped.data).digest()
+    if not seal:
+        return rows, None
+    digest, step = hashlib.sha256(), max(1, _BLOCK * len(rows) // rows.nbytes)
+    for start in range(0, len(rows), step):
+        digest.update(rows[start : start + step].data)
+        if progress is not None:
+            progress(min(start + step, len(rows)), len(rows))
+    if seal != _SEAL + digest.digest():
+        raise InputError(f"{path}: its bytes are not those that were written, its checksum does not fit; remove it")
+    return rows, digest
 
 
 def _seal(path: Path, start: int) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.data.factors import ByteImages, Factor, FactorDataset
+from tcvae_ref.data.factors import Factor, FactorDataset
 from tcvae_ref.data.image_folder import limited, preparation, read_pictures
 from tcvae_ref.types import ProgressHook
 
@@ -72,9 +72,9 @@ def read_celeba(
             f"{folder}: {len(missing)} of {len(pictures)} pictures of {attributes.name} are missing, the first is "
             f"{missing[0].name}: unpack the pictures, or take fewer with limit"
         )
-    rows = read_pictures(pictures, wanted, cache, progress)
+    images = read_pictures(pictures, wanted, cache, progress)
     factors = tuple(Factor(name, np.array([0.0, 1.0])) for name in names)
-    return FactorDataset("CelebA", ByteImages(rows, wanted.shape), factors, classes)
+    return FactorDataset("CelebA", images, factors, classes)
 
 
 def find(root: Path) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError, whole_number
+from tcvae_ref.data.byte_arrays import Hash
 
 MOST_VALUES = 2**16
 """Classes are kept in 16 bits."""
@@ -101,9 +102,11 @@ class ByteImages:
         Each image's values in C order: height, width; or channel, height, width. An array mapped from a file will do.
     shape : (height, width) or (3, height, width)
         A grey or a colour (red, green, blue) image.
+    hashed : hash, optional
+        The SHA-256 of the rows, where they were read for it already.
     """
 
-    def __init__(self, rows: NDArray[np.uint8], shape: tuple[int, ...]):
+    def __init__(self, rows: NDArray[np.uint8], shape: tuple[int, ...], hashed: "Hash | None" = None):
         if len(shape) not in (2, 3) or min(shape) < 1 or (len(shape) == 3 and shape[0] != 3):
             raise InputError(f"ByteImages: images of {shape}; (height, width) or (3, height, width) is needed")
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != math.prod(shape):
@@ -113,6 +116,7 @@ class ByteImages:
             )
         self.rows = rows
         self.shape = shape
+        self.hashed = hashed
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError, option, whole_number
-from tcvae_ref.data.byte_arrays import map_bytes, seal_fits, write_bytes
+from tcvae_ref.data.byte_arrays import map_bytes, read_sealed, write_bytes
 from tcvae_ref.data.factors import MOST_IMAGES, ByteImages, FactorDataset
 from tcvae_ref.files import alone, real_path
 from tcvae_ref.types import ProgressHook
@@ -110,9 +110,9 @@ def read_folder(
     if not files:
         raise InputError(f"{root}: holds no pictures; files ending in {', '.join(ENDINGS)} are looked for")
     files = files[: limited("folder", limit)]
-    rows = read_pictures(files, wanted, cache, progress)
+    images = read_pictures(files, wanted, cache, progress)
     none = np.empty((len(files), 0), dtype=np.uint16)
-    return FactorDataset(real_path(root).name, ByteImages(rows, wanted.shape), (), none)
+    return FactorDataset(real_path(root).name, images, (), none)
 
 
 def limited(where: str, limit: int | None) -> int:
@@ -122,7 +122,7 @@ def limited(where: str, limit: int | None) -> int:
 
 def read_pictures(
     files: Sequence[Path], wanted: Preparation, cache: Path | None = None, progress: ProgressHook | None = None
-) -> NDArray[np.uint8]:
+) -> ByteImages:
     """Read pictures, or map them from the cache that an earlier call made of the same files.
 
     Parameters
@@ -136,8 +136,8 @@ def read_pictures(
 
     Returns
     -------
-    rows : (N, values) uint8
-        As in `ByteImages`.
+    ByteImages
+        From a cache, all bytes of it read once and compared with their checksum.
     """
     shape = (len(files), int(np.prod(wanted.shape)))
     if cache is None:
@@ -146,14 +146,18 @@ def read_pictures(
         for block in _prepared(files, wanted, progress):
             rows[done : done + len(block)] = block
             done += len(block)
-        return rows
+        return ByteImages(rows, wanted.shape)
     kept = cache / f"pictures-{_key(files, wanted)}.npy"
-    if not _holds(kept, shape):
-        cache.mkdir(parents=True, exist_ok=True)
-        with alone(cache / ".lock"):
-            if not _holds(kept, shape):
-                write_bytes(kept, shape, _prepared(files, wanted, progress))
-    return map_bytes(kept)
+    images = _kept(kept, shape, wanted, progress)
+    if images is not None:
+        return images
+    cache.mkdir(parents=True, exist_ok=True)
+    with alone(cache / ".lock"):
+        images = _kept(kept, shape, wanted, progress)
+        if images is None:
+            write_bytes(kept, shape, _prepared(files, wanted, progress))
+            images = ByteImages(map_bytes(kept), wanted.shape)
+    return images
 
 
 def _key(files: Sequence[Path], wanted: Preparation) -> str:
@@ -165,13 +169,13 @@ def _key(files: Sequence[Path], wanted: Preparation) -> str:
     return digest.hexdigest()[:32]
 
 
-def _holds(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether a cache of this shape is there, with the bytes that were written; one of version 0.5 has no checksum."""
+def _kept(path: Path, shape: tuple[int, int], wanted: Preparation, progress: ProgressHook | None) -> ByteImages | None:
+    """The images of a cache, if it is there with the bytes that were written; one of version 0.5 has no checksum."""
     try:
-        rows = map_bytes(path)
-        return rows.shape == shape and seal_fits(path, rows)
+        rows, hashed = read_sealed(path, progress)
     except (FileNotFoundError, InputError):
-        return False
+        return None
+    return ByteImages(rows, wanted.shape, hashed) if rows.shape == shape else None
 
 
 def _prepared(files: Sequence[Path], wanted: Preparation, progress: ProgressHook | None) -> Iterator[NDArray[np.uint8]]:

@@ -21,7 +21,8 @@ import numpy as np
 
 import tcvae_ref
 from tcvae_ref.checks import InputError, whole_number
-from tcvae_ref.data.factors import FactorDataset
+from tcvae_ref.data.byte_arrays import Hash
+from tcvae_ref.data.factors import ByteImages, FactorDataset, PackedImages
 from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, check_seal, read_json, sealed, write_json
 from tcvae_ref.training.adam import AdamState
 from tcvae_ref.training.adversary import Adversary
@@ -225,14 +226,21 @@ def _like(archive: NpzReader, name: str, expected: Any) -> Any:
 
 def digest(data: FactorDataset) -> str:
     """SHA-256 of the images, their classes and, where there are any, their weights, hexadecimal."""
-    sha = hashlib.sha256()
-    rows = data.images.rows
-    for start in range(0, len(rows), _DIGEST_ROWS):  # the rows may be mapped from a file larger than memory
-        sha.update(np.ascontiguousarray(rows[start : start + _DIGEST_ROWS]).data)
+    sha = _of_rows(data.images)
     sha.update(np.ascontiguousarray(data.classes).data)
     if data.weights is not None:
         sha.update(np.ascontiguousarray(data.weights).data)
     return sha.hexdigest()
+
+
+def _of_rows(images: PackedImages | ByteImages) -> Hash:
+    """The SHA-256 of the images' rows; where it is known from their checksum, they are not read once more."""
+    if isinstance(images, ByteImages) and images.hashed is not None:
+        return images.hashed.copy()
+    sha = hashlib.sha256()
+    for start in range(0, len(images), _DIGEST_ROWS):  # the rows may be mapped from a file larger than memory
+        sha.update(np.ascontiguousarray(images.rows[start : start + _DIGEST_ROWS]).data)
+    return sha
 
 
 class Saver:
