@@ -63,8 +63,16 @@ def test_python_blocks_run_and_print_what_follows(path, tmp_path, monkeypatch):
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*\.md|)#([^)]+)\)", path.read_text()):
+        assert anchor in anchors(path.parent / target if target else path), anchor
     for name in re.findall(r"`(tests/[\w/]+\.py)", path.read_text()):
         assert (ROOT / name).is_file(), name
+
+
+def anchors(path):
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", path.read_text()), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def test_the_map_names_functions_that_exist():
@@ -111,7 +119,8 @@ SMALLER = {
 
 
 def commands_in(text):
-    return [command.strip() for command in re.split(r"&&|\n", text) if command.strip()]
+    found = (command.strip() for command in re.split(r"&&|\n", text))
+    return [command for command in found if command and not command.startswith("#")]
 
 
 @pytest.mark.parametrize(
