@@ -1,4 +1,4 @@
-"""What other packages add: estimators, data sets, scores, adapters to frameworks, mistakes with a name.
+"""What other packages add: estimators and their weights, data sets, scores, adapters to frameworks, named mistakes.
 
 A package says in its pyproject.toml what it brings,
 
@@ -18,6 +18,7 @@ from tcvae_ref.checks import InputError
 
 GROUPS = {
     "estimator": "tcvae_ref.estimators",
+    "weights": "tcvae_ref.weights",
     "data set": "tcvae_ref.data",
     "score": "tcvae_ref.scores",
     "adapter": "tcvae_ref.adapters",

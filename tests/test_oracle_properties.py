@@ -400,7 +400,7 @@ def test_reasons():
     def reason(name, quantities=QUANTITIES, estimator="mws", dtype="float32"):
         return PROPERTIES[name].applies(quantities, estimator, dtype)
 
-    assert reason("permutation", estimator="mss") == "MSS depends on the order of the batch"
+    assert reason("permutation", estimator="mss") == "mss depends on the order of the batch"
     assert "mws" in reason("unbiased")
     assert reason("unbiased", TERMS, "mss") == "needs log_qz"
     assert reason("telescoping", ["mi", "tc"]) == "needs dwkl"

@@ -25,7 +25,7 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, cases, diagnosis, judging, primitives
+from tcvae_ref.oracle import adapters, cases, diagnosis, estimators, judging, primitives
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.judging import Finding, Subject, judge_gradients, judge_values
 from tcvae_ref.oracle.properties import PROPERTIES
@@ -34,9 +34,7 @@ from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.search import Tally, search
 from tcvae_ref.oracle.target import Target, load
 from tcvae_ref.oracle.types import (
-    CANDIDATES,
     DTYPES,
-    ESTIMATORS,
     FAILURES,
     Case,
     CheckProgress,
@@ -91,7 +89,7 @@ def check(
     target : str or callable
         `package.module:function`, `path/file.py:function`, `...:Class.method`, or the function itself.
     estimator : str
-        What it claims to compute: one of `ESTIMATORS`, or "auto" to find out which it is.
+        What it claims to compute: one of `estimators.names()`, or "auto" to find out which it is.
     framework : str, optional
         One of `adapters.available()`; by default seen from what the function's module uses.
     dtypes : sequence of str, optional
@@ -144,7 +142,7 @@ def claims(target: str | Callable[..., Any], **options: Any) -> dict[str, Any]:
     run = _prepared(target, {**_DEFAULTS, **options}, None)
     run.adapter.warm_up()
     probed = {dtype: primitives.probe(run.adapter, dtype) for dtype in run.dtypes}
-    remedy = f"name the estimator that it claims to be, with --estimator: one of {', '.join(ESTIMATORS)}"
+    remedy = f"name the estimator that it claims to be, with --estimator: one of {', '.join(estimators.names())}"
     try:
         subject, _ = run.understood(probed)
     except TargetFault as fault:
@@ -185,7 +183,7 @@ class _Plan:
 
 def _plan(options: Mapping[str, Any]) -> _Plan:
     where = "check"
-    checks.option(where, "estimator", options["estimator"], ("auto", *ESTIMATORS))
+    checks.option(where, "estimator", options["estimator"], ("auto", *estimators.names()))
     names = tuple(dict.fromkeys(options.get("checks") or CHECKS))
     for name in names:
         checks.option(where, "checks", name, CHECKS)
@@ -303,7 +301,7 @@ class _Run:
         if not self.plan.diagnose or not any(r.verdict in failing for r in judged):
             return ()
         self._say("diagnosis")
-        others = [name for name in CANDIDATES if name != subject.estimator] if guessed else []
+        others = [name for name in estimators.candidates() if name != subject.estimator] if guessed else []
         found = diagnosis.diagnose(subject, quantities, self.results, gradients=self.plan.gradients, others=others)
         self.notes.extend(found.notes)
         if found.estimator:
@@ -339,7 +337,7 @@ class _Run:
         if quantities == ("penalty",) and self.options.get("returns") is None:
             closed_form = replace(self.target, returns=("kl_penalty",))
             trials.append((replace(subject, function=closed_form.function), ("kl_penalty",)))
-        named = [self.plan.estimator] if self.plan.estimator != "auto" else list(CANDIDATES)
+        named = [self.plan.estimator] if self.plan.estimator != "auto" else list(estimators.candidates())
         fitting: list[tuple[float, Subject, tuple[str, ...]]] = []
         others: list[tuple[tuple[float, int], Subject, tuple[str, ...]]] = []
         for one, returned in trials:
@@ -388,7 +386,8 @@ class _Run:
             fit = "the scalar is" if fits else "the scalar fits neither form of the penalty; it is judged as"
             self.notes.append(f"{fit} {words[returned[0]]} (--returns {returned[0]})")
             self.options = {**self.options, "returns": returned}
-        if subject.estimator in cases.STRATIFIED and not self.target.takes_dataset_size:
+        taken = estimators.find(subject.estimator)
+        if taken.gradients_use_dataset_size and not self.target.takes_dataset_size:
             self.notes.append(f"{subject.estimator} depends on N, and the target takes no dataset_size")
         return subject, returned
 
@@ -595,7 +594,7 @@ def replay_case(record: Record, target: str | Callable[..., Any] | None = None) 
     InputError
         The target cannot be loaded.
     """
-    for name, allowed in (("check", CHECKS), ("estimator", ESTIMATORS)):
+    for name, allowed in (("check", CHECKS), ("estimator", estimators.names())):
         checks.option(f"replay {record.id}", name, getattr(record, name), allowed)
     how = {name: record.options.get(name) for name in _LOADING}
     loaded = load(target if target is not None else record.target, **how)

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from tcvae_ref.oracle.cases import STRATIFIED, least_batch
+from tcvae_ref.oracle import estimators
 from tcvae_ref.oracle.catalogue import find
+from tcvae_ref.oracle.estimators import may_hold
 from tcvae_ref.oracle.judging import Subject, first_wrong_stage
 from tcvae_ref.oracle.mistakes import alternatives, constants, listed, signatures
 from tcvae_ref.oracle.mistakes.listed import Mistake
@@ -151,10 +152,11 @@ def _cases(estimator: str, dataset_size: int | None, *, few: bool) -> dict[str, 
 
     Where the target has its `dataset_size` inside, that is their N.
     """
+    taken = estimators.find(estimator)
     rng = np.random.default_rng(20180214)
 
     def size(M: int, N: int) -> int:
-        return M if estimator == "exact" else dataset_size or N
+        return taken.dataset_size(M, dataset_size or N)
 
     def batch(
         shape: tuple[int, int, int],
@@ -164,7 +166,6 @@ def _cases(estimator: str, dataset_size: int | None, *, few: bool) -> dict[str, 
         center: float = 0.0,
     ) -> Case:
         M, D, N = shape
-        assert least_batch(estimator) <= M
         means, widths = center + mu * rng.standard_normal((M, D)), rng.uniform(*log_var, (M, D))
         z = means + sigmas * np.exp(0.5 * widths) * rng.standard_normal((M, D))
         return Case(z, means, widths, size(M, N), *_SHAPES[shape])
@@ -208,7 +209,7 @@ class _Search:
     def findings(self, results: Sequence[CheckResult]) -> Findings:
         """The readings that hold, as diagnoses."""
         notes = alternatives.notes(self.sightings, self.estimator, self.names, self.needed)
-        if notes and not (self.estimator == "mws" and "minibatch" in notes[0]):
+        if notes:
             return Findings(notes=notes)
         searches: tuple[Callable[[], list[Reading]], ...] = (
             self.unstable,
@@ -297,10 +298,12 @@ class _Search:
         return result
 
     def other_size(self) -> list[Reading]:
-        """Stratified weights for another N, alone or with another mistake in the weights."""
-        if self.estimator not in STRATIFIED or not self.first.finite or self.first.name == COUNTEREXAMPLE:
+        """Uneven weights for another N, alone or with another mistake in the weights."""
+        if not estimators.find(self.estimator).gradients_use_dataset_size:
             return []
-        known = [m for m in listed.WEIGHTS if self.estimator in m.steps.claims and m.goes_in_pairs]
+        if not self.first.finite or self.first.name == COUNTEREXAMPLE:
+            return []
+        known = [m for m in listed.WEIGHTS if may_hold(m.steps.claims, self.estimator) and m.goes_in_pairs]
         found = []
         for mistake in (None, *known):
             steps = mistake.steps if mistake else Loss

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable
 from tcvae_ref.oracle import catalogue, process
-from tcvae_ref.oracle.types import ESTIMATORS, QUANTITIES
+from tcvae_ref.oracle.estimators import OWN
+from tcvae_ref.oracle.types import QUANTITIES
 
 if TYPE_CHECKING:
     from tcvae_ref.oracle.judging import Subject
@@ -84,7 +85,7 @@ def probed(target: str, options: dict[str, Any], M: int = 5, N: int | None = Non
     claimed = options.get("estimator")
     subject = _subject(target, claimed or "mss", {name: one for name, one in options.items() if name != "estimator"})
     probe = probe_weights(subject, QUANTITIES, M, N)
-    if claimed is None and probe is not None and probe.pattern in ESTIMATORS:
+    if claimed is None and probe is not None and probe.pattern in OWN:
         return probe_weights(replace(subject, estimator=probe.pattern), QUANTITIES, M, N)
     return probe
 

@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import logsumexp
 
-from tcvae_ref.oracle.cases import STRATIFIED
 from tcvae_ref.oracle.comparison import Comparison, exactly
+from tcvae_ref.oracle.estimators import OWN, find
 from tcvae_ref.oracle.formats import FORMATS
 from tcvae_ref.oracle.judging import Finding, Subject
 from tcvae_ref.oracle.tolerance import log_variances
@@ -162,9 +162,9 @@ def _rows(case: Case, order: Sequence[int] | Array) -> Case:
 
 
 def _first(case: Case, estimator: str, M: int, D: int) -> Case:
-    """At most M samples and D dimensions; of the exact estimator these are the whole data set."""
+    """At most M samples and D dimensions; where a batch is the whole data set, these are."""
     few = _with(case, lambda a: a[:M, :D])
-    return few._replace(dataset_size=len(few.z)) if estimator == "exact" else few
+    return few._replace(dataset_size=find(estimator).dataset_size(len(few.z), few.dataset_size))
 
 
 def _widths(case: Case) -> Array:
@@ -254,12 +254,13 @@ def _alone(received: Case) -> _Alone:
 
 
 def _identical_posteriors(subject: Subject, case: Case, expanded: bool) -> _Compared:
-    """Beside log q(z|x) plus the log of the weights' sum, which is 1, or 1 / N for MWS; likewise in each dimension."""
+    """Beside log q(z|x) plus the log of the sum of a row of weights: of 1, or 1 / N for MWS; so in each dimension."""
     received = subject.receive(_at_first_posterior(case))
     found, alone = _evaluate(subject, received, expanded), _alone(received)
-    shift = np.log(received.dataset_size) if subject.estimator == "mws" else 0.0
-    known = {"log_qz": alone.given_x - shift, "log_qz_marginals": alone.given_x_marginals - shift}
-    D, given_x, prior = received.z.shape[1], alone.given_x.mean(), alone.prior.mean()
+    weights = find(subject.estimator).weights(len(received.z), received.dataset_size)
+    shifts = -np.log([float(sum(row)) for row in weights])
+    known = {"log_qz": alone.given_x - shifts, "log_qz_marginals": alone.given_x_marginals - shifts[:, None]}
+    D, given_x, prior, shift = received.z.shape[1], alone.given_x.mean(), alone.prior.mean(), shifts.mean()
     for name, (a, b, c, d) in combinations(received).items():
         if name not in known:  # E2 = E1 - shift, E3 = E1 - D shift: what cancels is left out
             known[name] = np.asarray((a + b + c) * given_x - (b + D * c) * shift + d * prior)
@@ -503,12 +504,21 @@ def _any_of(*names: str) -> Callable[[Sequence[str], str, str], str]:
 
 
 def _needs_order_free(quantities: Sequence[str], estimator: str, dtype: str) -> str:
-    return "MSS depends on the order of the batch" if estimator == "mss" else _any_of(*QUANTITIES)(quantities, "", "")
+    if not find(estimator).any_order:
+        return f"{estimator} depends on the order of the batch"
+    return _any_of(*QUANTITIES)(quantities, estimator, dtype)
 
 
-def _needs_stratified(quantities: Sequence[str], estimator: str, dtype: str) -> str:
-    if estimator not in STRATIFIED:
-        return f"an unbiased estimate of q(z) is what {' and '.join(STRATIFIED)} are, not {estimator}"
+def _needs_rolling(quantities: Sequence[str], estimator: str, dtype: str) -> str:
+    if not find(estimator).rolls:
+        return f"{estimator} depends on where the batch begins"
+    return _any_of(*QUANTITIES)(quantities, estimator, dtype)
+
+
+def _needs_unbiased(quantities: Sequence[str], estimator: str, dtype: str) -> str:
+    if not find(estimator).unbiased:
+        unbiased = " and ".join(name for name, one in OWN.items() if one.unbiased)
+        return f"an unbiased estimate of q(z) is what {unbiased} are, not {estimator}"
     return "" if set(ARRAYS) & set(quantities) else "needs log_qz"
 
 
@@ -556,11 +566,11 @@ def _property(
 _RELATED = (*ARRAYS, *TERMS, "penalty")  # what is made of the four batch means E1 .. E4
 
 PROPERTIES: dict[str, Property] = {
-    "cyclic-shift": _property("cyclic-shift", _any_of(*QUANTITIES), _cyclic_shift, least_batch=2),
+    "cyclic-shift": _property("cyclic-shift", _needs_rolling, _cyclic_shift, least_batch=2),
     "permutation": _property("permutation", _needs_order_free, _permutation, least_batch=2),
     "identical-posteriors": _property("identical-posteriors", _any_of(*_RELATED), _identical_posteriors),
     "one-dimension": _property("one-dimension", _needs_one_dimension, _one_dimension),
-    "unbiased": _property("unbiased", _needs_stratified, _unbiased),
+    "unbiased": _property("unbiased", _needs_unbiased, _unbiased),
     "telescoping": _property("telescoping", _needs_terms, _telescoping, blind=True),
     "central-differences": _property(
         "central-differences", _any_of(*QUANTITIES), _central_differences, Verdict.WRONG_GRADIENT

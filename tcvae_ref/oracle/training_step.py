@@ -11,7 +11,7 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, diagnosis, sampler, whole_loss
+from tcvae_ref.oracle import adapters, diagnosis, estimators, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.adapters.common import attempt
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
@@ -22,8 +22,6 @@ from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.types import (
-    CANDIDATES,
-    ESTIMATORS,
     CheckProgress,
     CheckResult,
     Diagnosis,
@@ -117,7 +115,7 @@ def check_step(
         raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
     meant = (alpha, BETA if beta is None else beta, gamma)
     claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, meant, strict=True)}
-    checks.option(where, "estimator", estimator, ("auto", *ESTIMATORS))
+    checks.option(where, "estimator", estimator, ("auto", *estimators.names()))
     checks.whole_number(where, "seed", seed, 0)
     if dataset_size is not None:
         checks.whole_number(where, "dataset_size", dataset_size, 1)
@@ -230,7 +228,7 @@ class _Judge:
         loss = whole_loss.understand(name, function, self.adapter, self.dtype, self.claimed, **how)
         loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
-        candidates = CANDIDATES if estimator == "auto" else (estimator,)
+        candidates = estimators.candidates() if estimator == "auto" else (estimator,)
         try:
             loss, self.estimator, found = self._solved(loss, candidates)
             faults = self._faults(loss, found, candidates)
@@ -254,7 +252,7 @@ class _Judge:
 
     def _solved(self, loss: StepLoss, candidates: Sequence[str]) -> tuple[StepLoss, str, list[Effective]]:
         """The weights in effect for each size of batch, as the estimator that fits best."""
-        exact = candidates == ("exact",)
+        exact = _is_exact(candidates[0])
         self.likelihoods = whole_loss.reconstructions(loss, self.seed, exact=exact) if loss.of_pixels else {}
         weights = self.likelihoods or {loss.likelihood: 1.0}
         if loss.of_pixels and not self.likelihoods:
@@ -285,7 +283,7 @@ class _Judge:
         self, loss: StepLoss, estimator: str, shapes: Sequence[tuple[int, int, int]] = SHAPES
     ) -> list[Effective]:
         """The weights in effect for each size of batch, as one estimator."""
-        called = self._called(loss, shapes, exact=estimator == "exact")
+        called = self._called(loss, shapes, exact=_is_exact(estimator))
         return [whole_loss.effective(loss, each, estimator) for each in called]
 
     def _called(self, loss: StepLoss, shapes: Sequence[tuple[int, int, int]], *, exact: bool) -> list[whole_loss.Calls]:
@@ -344,7 +342,7 @@ class _Judge:
             return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
         if offset:
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
-        case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=self.estimator == "exact")[0]
+        case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=_is_exact(self.estimator))[0]
         off = whole_loss.gradients_off(loss, case, self.estimator, found[0])
         if off:
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
@@ -386,7 +384,7 @@ class _Judge:
         subject = Subject(
             *(loss.penalty, self.adapter, self.adapter.variants[0], self.dtype, self.estimator),
             *(loss.arguments.parameterisation, primitives, fixed),
-            None if self.estimator == "exact" else loss.dataset_size,
+            None if _is_exact(self.estimator) else loss.dataset_size,
         )
         self.progress(0, 1, "diagnosis")
         said: list[Diagnosis] = []
@@ -491,6 +489,10 @@ class _Judge:
             seed=self.seed,
             diagnosis=tuple(self.diagnoses),
         )
+
+
+def _is_exact(estimator: str) -> bool:
+    return estimators.find(estimator).whole_data_set
 
 
 def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tcvae_ref import checks, estimators
+from tcvae_ref import checks
 from tcvae_ref.checks import InputError
+from tcvae_ref.oracle.estimators import find
 from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.types import TargetFault
 from tcvae_ref.oracle.weight_measuring import DIMENSIONS, Ratios, measure
@@ -113,7 +114,7 @@ def _probed(subject: Subject, quantities: Sequence[str], M: int, N: int, close: 
 
 
 def _dataset_size(subject: Subject, M: int, N: int | None) -> int:
-    if subject.estimator == "exact":
+    if find(subject.estimator).whole_data_set:
         return M if N is None else checks.whole_data_set("probe_weights", M, N)
     return checks.whole_number("probe_weights", "N", max(100, 4 * M) if N is None else N, M)
 
@@ -143,9 +144,7 @@ def _recognised(ratios: Ratios, estimator: str, M: int, N: int, close: float) ->
 
 
 def _claimed(estimator: str, M: int, N: int) -> Array:
-    if estimator in ("minibatch", "exact"):
-        return np.full((M, M), 1 / M)
-    return np.exp(getattr(estimators, f"log_weights_{estimator.replace('-', '_')}")(M, N))
+    return np.array(find(estimator).weights(M, N), dtype=np.float64)
 
 
 def _sized(ratios: Array, own: Array | None, reading: Reading, is_joint: bool) -> Array:

@@ -295,7 +295,7 @@ def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, floa
 def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool) -> list[Case]:
     """Ordinary batches of one size, as the framework receives them."""
     M, D, N = shape
-    N = M if exact else N if loss.dataset_size is None else loss.dataset_size
+    N = M if exact else loss.dataset_size or N
     rng = np.random.default_rng([seed, M])
     result = []
     for _ in range(COUNT):
