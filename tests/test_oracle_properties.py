@@ -10,9 +10,10 @@ import pytest
 
 from tcvae_ref.oracle import cases, properties
 from tcvae_ref.oracle.adapters import by_name
-from tcvae_ref.oracle.judging import Subject, counterexample
+from tcvae_ref.oracle.against_truth import counterexample
 from tcvae_ref.oracle.properties import PROPERTIES
 from tcvae_ref.oracle.search import search
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import ARRAYS, ESTIMATORS, QUANTITIES, TERMS, Case, Primitives, Verdict
 

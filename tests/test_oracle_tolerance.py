@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from tcvae_ref.oracle import adapters, cases, tolerance
+from tcvae_ref.oracle.against_truth import judge_gradients, judge_values
 from tcvae_ref.oracle.estimators import OWN
-from tcvae_ref.oracle.judging import Subject, judge_gradients, judge_values
 from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.search import search
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.tolerance import FORMATS, SOURCES, allowances, sources
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import ESTIMATORS, PARAMETERISATIONS, VACUOUS, Case, Primitives, Verdict

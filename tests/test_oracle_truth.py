@@ -15,7 +15,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import balls, cases
 from tcvae_ref.oracle import truth as module
 from tcvae_ref.oracle.estimators import OWN
-from tcvae_ref.oracle.judging import WIDTHS
+from tcvae_ref.oracle.subject import WIDTHS
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import ESTIMATORS, PARAMETERISATIONS, Case
 

@@ -5,11 +5,11 @@ How a check runs:
 1. `commands` reads the options and calls `check`, here.
 2. `target.load` finds the function (`finding`) and what its parameters mean (`inference`, `aliases`, `mapping`).
 3. `_Run.report` measures exp and log of the framework (`primitives`), calls the target once, and finds its estimator:
-   `_detect` holds three cases to each (`judging`).
-4. Each check is a function of a case, `judging.judge_values`, `judge_gradients` or one of `properties`. It calls the
-   target through its adapter (`Target.function`; `returns` names what came back) and holds it to `truth`, within
-   `tolerance`.
-5. `search` draws cases (`cases`), stops at the first that fails and makes it small; `judging.counterexample` keeps it.
+   `_detect` holds three cases to each (`against_truth`).
+4. Each check is a function of a `Subject` (the target in one dtype and variant) and a case: `judge_values` and
+   `judge_gradients` of `against_truth`, or one of `properties`. It calls the target through its adapter
+   (`Target.function`; `returns` names what came back), compares with `truth`, within `tolerance`.
+5. `search` draws cases (`cases`), stops at the first that fails and makes it small; `counterexample` keeps it.
 6. Where values or gradients fail, `diagnosis` calls the target on cases of its own and looks for the mistake's name.
 7. `report` and `snippet` write what a person reads, `machine_report` what programs do; `records` saves the cases.
 """
@@ -25,13 +25,14 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, cases, diagnosis, estimators, judging, primitives
+from tcvae_ref.oracle import adapters, cases, diagnosis, estimators, primitives
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.judging import Finding, Subject, judge_gradients, judge_values
+from tcvae_ref.oracle.against_truth import Finding, counterexample, judge_gradients, judge_values
 from tcvae_ref.oracle.properties import PROPERTIES
 from tcvae_ref.oracle.records import Record
 from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.search import Tally, search
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.target import Target, load
 from tcvae_ref.oracle.types import (
     DTYPES,
@@ -496,7 +497,7 @@ class _Run:
             tally.inconclusive,
             worst,
             failure.message,
-            judging.counterexample(subject, failure) if failure.received is not None else None,
+            counterexample(subject, failure) if failure.received is not None else None,
             seconds,
         )
 

@@ -15,14 +15,15 @@ import numpy as np
 from scipy.optimize import brentq
 
 from tcvae_ref.oracle import estimators
+from tcvae_ref.oracle.against_truth import first_wrong_stage
 from tcvae_ref.oracle.catalogue import find
 from tcvae_ref.oracle.estimators import may_hold
-from tcvae_ref.oracle.judging import Subject, first_wrong_stage
 from tcvae_ref.oracle.mistakes import alternatives, constants, listed, signatures
 from tcvae_ref.oracle.mistakes.listed import Mistake
 from tcvae_ref.oracle.mistakes.sightings import MOST_DIGITS, Sighting, Slopes, look, parallel, relative
 from tcvae_ref.oracle.mistakes.signatures import Reading
 from tcvae_ref.oracle.mistakes.steps import Loss, gradients, values
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import ARRAYS, FAILURES, TERMS, Case, CheckResult, Diagnosis, TargetFault, Verdict
 from tcvae_ref.types import Array
 

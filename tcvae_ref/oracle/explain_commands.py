@@ -15,7 +15,7 @@ from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.oracle.types import QUANTITIES
 
 if TYPE_CHECKING:
-    from tcvae_ref.oracle.judging import Subject
+    from tcvae_ref.oracle.subject import Subject
     from tcvae_ref.oracle.weight_probe import WeightProbe
 
 EXPLAIN_EPILOG = "exit status: 0 shown; 2 wrong usage"
@@ -93,7 +93,7 @@ def probed(target: str, options: dict[str, Any], M: int = 5, N: int | None = Non
 def _subject(target: str, estimator: str, options: dict[str, Any]) -> "Subject":
     """The target in float64, or what its framework has."""
     from tcvae_ref.oracle import adapters
-    from tcvae_ref.oracle.judging import Subject
+    from tcvae_ref.oracle.subject import Subject
     from tcvae_ref.oracle.target import load
     from tcvae_ref.oracle.types import Primitives
 

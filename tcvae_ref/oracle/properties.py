@@ -16,10 +16,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import logsumexp
 
+from tcvae_ref.oracle.against_truth import Finding
 from tcvae_ref.oracle.comparison import Comparison, exactly
 from tcvae_ref.oracle.estimators import OWN, find
 from tcvae_ref.oracle.formats import FORMATS
-from tcvae_ref.oracle.judging import Finding, Subject
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.tolerance import log_variances
 from tcvae_ref.oracle.truth import combinations, truth
 from tcvae_ref.oracle.types import (

@@ -18,9 +18,9 @@ from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
 from tcvae_ref.oracle.catalogue import find as find_entry
 from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.foreign import said
-from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.sampler import Fault
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import (
     CheckProgress,
     CheckResult,

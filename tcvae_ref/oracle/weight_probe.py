@@ -13,7 +13,7 @@ import numpy as np
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.estimators import find
-from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import TargetFault
 from tcvae_ref.oracle.weight_measuring import DIMENSIONS, Ratios, measure
 from tcvae_ref.oracle.weight_patterns import (

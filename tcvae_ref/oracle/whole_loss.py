@@ -18,9 +18,9 @@ from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, ROLES, WEIGHTS, key, keys
 from tcvae_ref.oracle.inference import map_arguments, parameters_of
-from tcvae_ref.oracle.judging import received
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.sampler import Fault
+from tcvae_ref.oracle.subject import received
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import Case, Observed, TargetFault
 from tcvae_ref.types import Array
