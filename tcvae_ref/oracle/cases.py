@@ -63,6 +63,7 @@ def cases(
     shapes: Sequence[tuple[int, int, int]] | None = None,
     weights: Sequence[Weights] = WEIGHTS,
     least: int = 1,
+    most: int = 12,
 ) -> Case:
     """Cases for one estimator.
 
@@ -78,16 +79,18 @@ def cases(
         To draw from.
     least : int
         The smallest M, for what a smaller batch does not show.
+    most : int
+        The largest M, where N is said.
 
     Returns
     -------
     strategy of Case
-        M up to 12, D up to 6, in float64; alpha, beta and gamma with beta other than 1.
+        M up to `most`, D up to 6, in float64; alpha, beta and gamma with beta other than 1.
     """
     taken = estimators.find(estimator, "cases")
     checks.option("cases", "dtype", dtype, DTYPES)
     if shapes is None:
-        M, D = draw(st.integers(max(least, taken.least_batch), 12)), draw(st.integers(1, 6))
+        M, D = draw(st.integers(max(least, taken.least_batch), most)), draw(st.integers(1, 6))
         N = M if taken.whole_data_set else draw(st.integers(M + 1, _SIZES[dtype]))
     else:
         M, D, N = draw(st.sampled_from(list(shapes)))

@@ -33,7 +33,7 @@ from tcvae_ref.oracle.records import Record
 from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.search import Tally, search
 from tcvae_ref.oracle.subject import Subject
-from tcvae_ref.oracle.target import Target, load
+from tcvae_ref.oracle.target import FEWEST, Target, load
 from tcvae_ref.oracle.types import (
     DTYPES,
     FAILURES,
@@ -224,6 +224,9 @@ class _Run:
         self.results: list[CheckResult] = []
         self.not_run: dict[str, str] = {}
         self.notes: list[str] = []
+        bound = target.arguments.bound.get("dataset_size")
+        if bound is not None and target.dataset_size is None:
+            self.notes.append(f"N is bound to {bound!r}, and not judged: it takes a whole number of at least {FEWEST}")
         self.done = self.total = self.due = 0
         """Cases that were judged, that will be, and that will be when this check is through."""
         self.what = ""
@@ -281,18 +284,9 @@ class _Run:
 
     def _subject(self, probed: Mapping[str, Primitives]) -> Subject:
         """The target as it is claimed to be, in the first dtype and variant."""
-        weights = dict(self.target.fixed_weights or {})
-        weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in self.target.takes_weights and w not in weights})
-        return Subject(
-            self.target.function,
-            self.adapter,
-            self.variants[0],
-            self.dtypes[0],
-            "minibatch" if self.plan.estimator == "auto" else self.plan.estimator,
-            self.target.parameterisation,
-            probed[self.dtypes[0]],
-            weights,
-        )
+        estimator = "minibatch" if self.plan.estimator == "auto" else self.plan.estimator
+        first = self.variants[0], self.dtypes[0]
+        return Subject.of(self.target, self.adapter, *first, estimator, probed[self.dtypes[0]])
 
     def _diagnosis(self, subject: Subject, quantities: tuple[str, ...]) -> tuple[Diagnosis, ...]:
         """The name of what is wrong with values or gradients; notes go with the others."""
@@ -388,7 +382,8 @@ class _Run:
             self.notes.append(f"{fit} {words[returned[0]]} (--returns {returned[0]})")
             self.options = {**self.options, "returns": returned}
         taken = estimators.find(subject.estimator)
-        if taken.gradients_use_dataset_size and not self.target.takes_dataset_size:
+        told = self.target.takes_dataset_size or self.target.dataset_size is not None
+        if taken.gradients_use_dataset_size and not told:
             self.notes.append(f"{subject.estimator} depends on N, and the target takes no dataset_size")
         return subject, returned
 
@@ -431,9 +426,10 @@ class _Run:
         few = self._few(subject)
         judge = self._judge(name, subject, quantities)
         least = PROPERTIES[name].least_batch if name in PROPERTIES else 1
+        most = min(12, subject.dataset_size or 12)
         built = self._built(name, subject)
         tally = search(
-            cases.cases(subject.estimator, subject.dtype, few, self._weights(subject), least),
+            cases.cases(subject.estimator, subject.dtype, few, self._weights(subject), least, most),
             built.values(),
             judge,
             subject.estimator,
@@ -467,7 +463,9 @@ class _Run:
         """The cases that are built for a purpose; properties make their own of those that are drawn."""
         if name in PROPERTIES:
             return {}
-        return cases.purpose_built(subject.estimator, subject.dtype, self._few(subject))
+        built = cases.purpose_built(subject.estimator, subject.dtype, self._few(subject))
+        N = subject.dataset_size
+        return {purpose: case for purpose, case in built.items() if N is None or len(case.z) <= N}
 
     def _weights(self, subject: Subject) -> Sequence[cases.Weights]:
         """The alpha, beta and gamma of the cases; where each triple is compiled for, as few as show a mix-up."""
@@ -602,15 +600,8 @@ def replay_case(record: Record, target: str | Callable[..., Any] | None = None) 
     adapter = adapters.by_name(record.framework)
     adapter.warm_up()
     case = record.case
-    subject = Subject(
-        loaded.function,
-        adapter,
-        record.variant,
-        record.dtype,
-        record.estimator,
-        case.parameterisation,
-        primitives.probe(adapter, record.dtype),
-    )
+    probed = primitives.probe(adapter, record.dtype)
+    subject = Subject.of(loaded, adapter, record.variant, record.dtype, record.estimator, probed)
     how_run = {"seed": record.seed, "dtypes": (record.dtype,), "variants": (record.variant,)}
     run = _Run(loaded, adapter, _plan({**_DEFAULTS, **how_run}), {}, None)
     try:

@@ -101,10 +101,6 @@ def _subject(target: str, estimator: str, options: dict[str, Any]) -> "Subject":
     loaded = load(target, **{name: value for name, value in options.items() if name != "framework"})
     adapter = adapters.chosen(target, [loaded.callable], framework)
     adapter.warm_up()
-    weights = dict(loaded.fixed_weights or {})
-    weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in loaded.takes_weights and w not in weights})
     dtype = "float64" if "float64" in adapter.dtypes else adapter.dtypes[0]
     exact = Primitives(2.0, 2.0)  # no bound is computed from them here
-    return Subject(
-        loaded.function, adapter, adapter.variants[0], dtype, estimator, loaded.parameterisation, exact, weights
-    )
+    return Subject.of(loaded, adapter, adapter.variants[0], dtype, estimator, exact)

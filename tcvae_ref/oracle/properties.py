@@ -306,6 +306,8 @@ def _unbiased(subject: Subject, case: Case, expanded: bool) -> _Compared:
     Each place is looked at, for weights may be right in the first row alone.
     """
     received = subject.receive(_population(case))
+    if received.dataset_size != 4:
+        return _Compared(received, [], "needs all batches of a data set of 4, and N is inside the target")
     exact = truth(received, "exact").values
     batches = list(itertools.permutations(range(4), 3))
     found = [_evaluate(subject, _rows(received, batch), expanded) for batch in batches]

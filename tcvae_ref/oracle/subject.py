@@ -7,6 +7,8 @@ import numpy as np
 
 from tcvae_ref.oracle import tolerance
 from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.estimators import find
+from tcvae_ref.oracle.target import Target
 from tcvae_ref.oracle.tolerance import allowances
 from tcvae_ref.oracle.types import Allowances, Case, Observed, Primitives, TensorFunction
 from tcvae_ref.types import Array
@@ -28,11 +30,22 @@ class Subject:
     dataset_size: int | None = None
     """N where the target has it inside."""
 
+    @classmethod
+    def of(
+        cls, target: Target, adapter: Adapter, variant: str, dtype: str, estimator: str, primitives: Primitives
+    ) -> "Subject":
+        """A target with the weights and the N that it has inside; alpha and gamma are 1 where nothing is said."""
+        inside = target.fixed_weights or {}
+        weights = {w: 1.0 for w in ("alpha", "gamma") if w not in target.takes_weights} | inside
+        how = (adapter, variant, dtype, estimator, target.parameterisation, primitives)
+        return cls(target.function, *how, weights, target.dataset_size)
+
     def receive(self, case: Case) -> Case:
         """The case as the framework receives it: arrays rounded to the dtype and read back, weights and N as inside."""
         as_sent = received(case, self.adapter, self.dtype, self.parameterisation)
         if self.dataset_size is not None:
-            as_sent = as_sent._replace(dataset_size=self.dataset_size)
+            N = find(self.estimator).dataset_size(len(case.z), self.dataset_size)
+            as_sent = as_sent._replace(dataset_size=N)
         return as_sent._replace(**self.weights)  # type: ignore[arg-type]  # they are floats
 
     def observe(self, received: Case, gradients: Sequence[str] = ()) -> Observed:

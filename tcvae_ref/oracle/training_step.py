@@ -384,7 +384,7 @@ class _Judge:
         subject = Subject(
             *(loss.penalty, self.adapter, self.adapter.variants[0], self.dtype, self.estimator),
             *(loss.arguments.parameterisation, primitives, fixed),
-            None if _is_exact(self.estimator) else loss.dataset_size,
+            loss.dataset_size,
         )
         self.progress(0, 1, "diagnosis")
         said: list[Diagnosis] = []

@@ -81,7 +81,7 @@ def probe_weights(subject: Subject, quantities: Sequence[str], M: int = 5, N: in
     M : int
         Batch size, 4 to `MOST_ROWS`.
     N : int, optional
-        Data set size it is told: 100, or 4 M if that is more; M where the estimator is exact.
+        Data set size it is told: what is bound, or 100, or 4 M if that is more; M where the estimator is exact.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def _probed(subject: Subject, quantities: Sequence[str], M: int, N: int, close: 
 def _dataset_size(subject: Subject, M: int, N: int | None) -> int:
     if find(subject.estimator).whole_data_set:
         return M if N is None else checks.whole_data_set("probe_weights", M, N)
-    return checks.whole_number("probe_weights", "N", max(100, 4 * M) if N is None else N, M)
+    return checks.whole_number("probe_weights", "N", (subject.dataset_size or max(100, 4 * M)) if N is None else N, M)
 
 
 def _recognised(ratios: Ratios, estimator: str, M: int, N: int, close: float) -> WeightProbe:

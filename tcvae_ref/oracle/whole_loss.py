@@ -16,7 +16,7 @@ import numpy as np
 
 from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, ROLES, WEIGHTS, key, keys
+from tcvae_ref.oracle.aliases import ROLES, WEIGHTS, key, keys
 from tcvae_ref.oracle.inference import map_arguments, parameters_of
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.sampler import Fault
@@ -205,7 +205,6 @@ def understand(
     options["arguments"] = {ours: theirs for ours, theirs in named.items() if ours not in ROLES}
     if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
         found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
-    inside = [value for n, value in bound.items() if ARGUMENT_OF.get(key(n)) == "dataset_size"]
     mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
 
     def filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
@@ -214,7 +213,7 @@ def understand(
         )
 
     mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
-    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=inside[0] if inside else None)
+    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=mapped.bound.get("dataset_size"))
 
 
 # --- the weights in effect -------------------------------------------------------------------------------------------
