@@ -20,6 +20,7 @@ from tcvae_ref.oracle.against_truth import Finding
 from tcvae_ref.oracle.comparison import Comparison, exactly
 from tcvae_ref.oracle.estimators import OWN, find
 from tcvae_ref.oracle.formats import FORMATS
+from tcvae_ref.oracle.one_check import Check
 from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.tolerance import log_variances
 from tcvae_ref.oracle.truth import combinations, truth
@@ -36,19 +37,6 @@ from tcvae_ref.oracle.types import (
 from tcvae_ref.types import Array
 
 _ROUNDOFF = 2.0**-53  # of this module, which computes in float64
-
-
-class Property(NamedTuple):
-    """A property, and how a target is held to it."""
-
-    description: str
-    applies: Callable[[Sequence[str], str, str], str]
-    """`applies(quantities, estimator, dtype)`: "", or the reason why the property says nothing about such a target."""
-    judge: Callable[[Subject, Case], Finding]
-    blind: bool = False
-    """It holds for any estimate of the densities, right or wrong, so that passing proves little."""
-    least_batch: int = 1
-    """The smallest batch that shows anything."""
 
 
 # --- comparisons and their verdict -----------------------------------------------------------------------------
@@ -559,27 +547,24 @@ def _property(
     applies: Callable[[Sequence[str], str, str], str],
     compare: _Compare,
     wrong: Verdict = Verdict.WRONG,
-    *,
-    blind: bool = False,
-    least_batch: int = 1,
-) -> Property:
-    return Property(_CLAIMS[name], applies, partial(_judged, compare, _CLAIMS[name], wrong), blind, least_batch)
+) -> Check:
+    return Check(_CLAIMS[name], partial(_judged, compare, _CLAIMS[name], wrong), applies)
 
 
 _RELATED = (*ARRAYS, *TERMS, "penalty")  # what is made of the four batch means E1 .. E4
 
-PROPERTIES: dict[str, Property] = {
-    "cyclic-shift": _property("cyclic-shift", _needs_rolling, _cyclic_shift, least_batch=2),
-    "permutation": _property("permutation", _needs_order_free, _permutation, least_batch=2),
+PROPERTIES: dict[str, Check] = {
+    "cyclic-shift": _property("cyclic-shift", _needs_rolling, _cyclic_shift)._replace(least_batch=2),
+    "permutation": _property("permutation", _needs_order_free, _permutation)._replace(least_batch=2),
     "identical-posteriors": _property("identical-posteriors", _any_of(*_RELATED), _identical_posteriors),
     "one-dimension": _property("one-dimension", _needs_one_dimension, _one_dimension),
     "unbiased": _property("unbiased", _needs_unbiased, _unbiased),
-    "telescoping": _property("telescoping", _needs_terms, _telescoping, blind=True),
+    "telescoping": _property("telescoping", _needs_terms, _telescoping)._replace(blind=True),
     "central-differences": _property(
         "central-differences", _any_of(*QUANTITIES), _central_differences, Verdict.WRONG_GRADIENT
-    ),
+    )._replace(of_gradients=True),
     "translation": _property("translation", _any_of(*ARRAYS, "mi", "tc"), _translation),
-    "dtype-stability": Property(_CLAIMS["dtype-stability"], _needs_low_precision, _judge_dtype_stability),
+    "dtype-stability": Check(_CLAIMS["dtype-stability"], _judge_dtype_stability, _needs_low_precision),
     "large-D": _property("large-D", _any_of(*QUANTITIES), _large_dimension),
 }
 """Every property by its name; the names are stable."""

@@ -29,6 +29,8 @@ class Subject:
     """Those of alpha, beta and gamma that the target has inside."""
     dataset_size: int | None = None
     """N where the target has it inside."""
+    quantities: tuple[str, ...] = ()
+    """What the target returns, once it was called."""
 
     @classmethod
     def of(

@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from tcvae_ref.checks import InputError, option, real_number
@@ -140,6 +141,10 @@ def load(
             remedy = "give the weights it has inside, like --weights beta=6"
             raise InputError(f"{name}: returns {penalties[0]} and takes no beta; {remedy}")
         return Target(name, function, mapped, parsed, fixed)
+
+
+LOADING = tuple(signature(load).parameters)[1:]
+"""The options of `load`, which `check` and others pass on."""
 
 
 def _fixed_weights(where: str, mapped: ArgumentMap, given: Mapping[str, float] | None) -> dict[str, float] | None:
