@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tcvae_ref.oracle import tolerance
-from tcvae_ref.oracle.comparison import Comparison
+from tcvae_ref.oracle.comparison import Comparison, worst_elements
 from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import (
@@ -99,10 +99,9 @@ def _judge(
     if worst <= 1:
         vacuous = any(c.vacuous for c in compared)
         return Finding(Verdict.INCONCLUSIVE if vacuous else Verdict.PASS, worst, received)
-    elements = sorted((e for c in compared for e in c.elements()), key=lambda e: -e.ratio)[:5]
     verdict, message = _failure(subject, received, observed, true, reading, wrong, compared)
     stage = first_wrong_stage(observed, true, allowed) if wrong is Verdict.WRONG else "gradient"
-    return Finding(verdict, worst, received, tuple(elements), stage, message, what_is_off(compared))
+    return Finding(verdict, worst, received, worst_elements(compared), stage, message, what_is_off(compared))
 
 
 def what_is_off(compared: Iterable[Comparison]) -> frozenset[tuple[str, str]]:

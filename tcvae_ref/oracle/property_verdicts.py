@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from tcvae_ref.oracle.against_truth import Finding
-from tcvae_ref.oracle.comparison import Comparison, exactly
+from tcvae_ref.oracle.comparison import Comparison, exactly, worst_elements
 from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import ARRAYS, QUANTITIES, Case, Element, TargetFault, Verdict
 from tcvae_ref.types import Array
@@ -45,10 +45,10 @@ def judged(compare: Compare, claim: str, wrong: Verdict, subject: Subject, case:
     if compared.worst <= 1:
         nothing = bool(unfit) or not comparisons or any(c.vacuous for c in comparisons)
         return Finding(Verdict.INCONCLUSIVE if nothing else Verdict.PASS, compared.worst, received, message=unfit)
-    elements = sorted((e for c in comparisons for e in c.elements()), key=lambda e: -e.ratio)[:5]
+    elements = worst_elements(comparisons)
     verdict, remark = _failure(compare, wrong, subject, case, compared)
     stage = "gradient" if elements[0].argument else ""
-    return Finding(verdict, compared.worst, received, tuple(elements), stage, f"{claim}: {_line(elements[0])}" + remark)
+    return Finding(verdict, compared.worst, received, elements, stage, f"{claim}: {_line(elements[0])}" + remark)
 
 
 def _failure(compare: Compare, wrong: Verdict, subject: Subject, case: Case, compared: Compared) -> tuple[Verdict, str]:

@@ -52,7 +52,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
 
 
 def _terms(text: str) -> tuple[str, ...]:
-    from tcvae_ref.oracle.training_step import TERMS
+    from tcvae_ref.oracle.warm_up import TERMS
 
     found = tuple(word.strip().upper() for word in text.split(","))
     if not set(found) <= set(TERMS):
@@ -70,7 +70,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _check_step(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle import machine_report, report
     from tcvae_ref.oracle.mapping import parse_bind, parse_pairs
-    from tcvae_ref.oracle.training_step import STEPS, check_step
+    from tcvae_ref.oracle.training_step import check_step
+    from tcvae_ref.oracle.warm_up import STEPS
 
     process.prepare()
     to_file = arguments.json is not None and str(arguments.json) != "-"
