@@ -1,6 +1,7 @@
-"""What other packages add: estimators, data sets, scores, adapters to frameworks, mistakes with a name.
+"""Other packages: which versions of them are there, and what they add.
 
-A package says in its pyproject.toml what it brings,
+That may be estimators and their weights, data sets, scores, adapters to frameworks and named mistakes. A package says
+in its pyproject.toml what it brings,
 
     [project.entry-points."tcvae_ref.scores"]
     active-codes = "my_package:ACTIVE_CODES"
@@ -18,6 +19,7 @@ from tcvae_ref.checks import InputError
 
 GROUPS = {
     "estimator": "tcvae_ref.estimators",
+    "weights": "tcvae_ref.weights",
     "data set": "tcvae_ref.data",
     "score": "tcvae_ref.scores",
     "adapter": "tcvae_ref.adapters",
@@ -39,6 +41,18 @@ def _found(kind: str) -> list[importlib.metadata.EntryPoint]:
 def names(kind: str, own: Collection[str] = ()) -> tuple[str, ...]:
     """The names of `entries`; imports nothing of theirs."""
     return tuple(entries(kind, own))
+
+
+def versions(*packages: str, absent: str | None = None) -> dict[str, str]:
+    """Package -> its version; of one that is not installed what `absent` says, or nothing."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if absent is not None:
+                found[package] = absent
+    return found
 
 
 def load(kind: str, name: str, attributes: Collection[str] = ()) -> Any:

@@ -17,8 +17,9 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tcvae_ref.oracle import adapters, cases
-from tcvae_ref.oracle.judging import Subject, verdict_on_gradients, verdict_on_values
+from tcvae_ref.oracle.against_truth import verdict_on_gradients, verdict_on_values
 from tcvae_ref.oracle.primitives import probe
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import ESTIMATORS, FAILURES, Verdict
 
 FORMS = ("direct", "standardised", "looped")

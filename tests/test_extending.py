@@ -13,6 +13,7 @@ import pytest
 import tcvae_ref
 from tcvae_ref import cli, extensions
 from tcvae_ref.checks import InputError
+from tcvae_ref.oracle import estimators
 
 GUIDE = Path(tcvae_ref.__file__).parent / "EXTENDING.md"
 EXAMPLES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL))
@@ -40,6 +41,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.chdir(tmp_path)
     yield folder
+    estimators._added.cache_clear()
     for name in EXAMPLES:
         sys.modules.pop(name, None)
 
@@ -63,7 +65,7 @@ def test_they_are_unknown_without_the_package(capsys, tmp_path):
 
 def test_nothing_is_imported_before_it_is_asked_for(package):
     assert [extensions.names(kind) for kind in extensions.GROUPS] == [
-        *(("mss-before",), ("discs",), ("active-codes",), ("boxes",), ("last-dimension-dropped",)),
+        *(("mss-before",), ("mss-before",), ("discs",), ("active-codes",), ("boxes",), ("last-dimension-dropped",)),
     ]
     assert not set(EXAMPLES) & set(sys.modules)
 
@@ -79,6 +81,51 @@ def test_an_estimator_a_data_set_and_a_score(package, capsys):
     scores = json.loads(Path("run/evaluation.json").read_text())["scores"]
     assert 0 <= scores["active-codes"]["score"] <= 1
     assert "share of codes whose KL is above 0.01 nats" in capsys.readouterr().out
+
+
+def test_weights(package, capsys):
+    """The oracle judges the estimator, finds it, and names mistakes in it."""
+    Path("losses.py").write_text(
+        "import autograd.numpy as np\n"
+        "from my_estimator import expected_log_qz_mss_before\n"
+        "from tcvae_ref import log_qz_mss\n"
+        "def before(z, mu, log_var, dataset_size):\n"
+        "    joint, marginals = expected_log_qz_mss_before(z, mu, log_var, dataset_size)\n"
+        "    return joint - marginals\n"
+        "def other_size(z, mu, log_var, dataset_size):\n"
+        "    return before(z, mu, log_var, 500)\n"
+        "def after(z, mu, log_var, dataset_size):\n"
+        "    log_qz = log_qz_mss(z, mu, log_var, dataset_size)\n"
+        "    return np.mean(log_qz.joint - np.sum(log_qz.marginals, axis=1))\n"
+    )
+    few, claimed = ["--max-examples", "16", "--framework", "autograd"], ["--estimator", "mss-before"]
+    assert cli.main(["check", "losses.py:before", *few, *claimed]) == 0
+    out = capsys.readouterr().out
+    assert "PASS" in out
+    assert "mss-before depends on the order of the batch" in out
+    assert cli.main(["check", "losses.py:before", *few, "--checks", "values"]) == 0
+    assert "estimator: mss-before, found by its values" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["check", "losses.py:other_size", *few, *claimed, "--checks", "values"]) == 1
+    out = capsys.readouterr().out
+    assert "(wrong-dataset-size)" in out
+    assert "N = 500 whatever dataset_size is" in out
+    assert cli.main(["replay", Path(next(Path(".tcvae-ref/cases").glob("*.json"))).stem]) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert cli.main(["check", "losses.py:after", *few, *claimed, "--checks", "values"]) == 1
+    assert "computes mss, not mss-before as claimed" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["weights", "losses.py:before", *claimed]) == 0
+    assert "claimed (mss-before)" in capsys.readouterr().out
+
+
+def test_weights_must_be_exact_and_positive(package, capsys):
+    Path("losses.py").write_text("def tc_loss(z, mu, log_var, dataset_size): return 0.0\n")
+    for formula, said in (("0.25", "is 0.25; a positive Fraction"), ("M - M", "is Fraction(0, 1); a positive")):
+        estimators._added.cache_clear()
+        sys.modules.pop("my_weights", None)
+        text = EXAMPLES["my_weights"].replace("return 1 / N", f"return {formula}")
+        (package / "my_weights.py").write_text(text)
+        assert cli.main(["check", "losses.py:tc_loss", "--estimator", "mss-before", "--framework", "numpy"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_an_adapter(package, capsys):

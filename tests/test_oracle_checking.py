@@ -113,6 +113,45 @@ class TestWhatATargetIs:
         assert any("takes no dataset_size" in note for note in check(loss, estimator="mss", **QUICK).notes)
 
 
+class TestABoundDatasetSize:
+    """--bind N=1000: the loss is held to that N, and one with another N inside is told so."""
+
+    @pytest.mark.parametrize("estimator", ["mws", "mss"])
+    @pytest.mark.parametrize("inside", [1000, 60_000])
+    def test_the_loss_is_held_to_it(self, estimator, inside):
+        def loss(z, mu, log_var, N):
+            return right(estimator)(z, mu, log_var, N + inside - 1000)
+
+        if inside == 1000:
+            report = check(loss, bind={"N": 1000}, **{**QUICK, "checks": None})
+            assert (report.verdict, report.estimator) == (Verdict.PASS, estimator)
+            assert not any("takes no dataset_size" in note for note in report.notes)
+        else:
+            report = check(loss, bind={"N": 1000}, estimator=estimator, **{**QUICK, "checks": ("values",)})
+            (diagnosis,) = report.diagnosis
+            assert diagnosis.id == "wrong-dataset-size"
+            assert "N = 60,000 in place of 1,000" in diagnosis.evidence
+            assert report.results[0].counterexample.case.dataset_size == 1000
+
+    def test_a_batch_is_no_larger(self):
+        seen = set()
+
+        def loss(z, mu, log_var, N):
+            seen.add(len(z))
+            return right("mss")(z, mu, log_var, N)
+
+        assert check(loss, bind={"N": 7}, estimator="mss", **QUICK).verdict is Verdict.PASS
+        assert 2 < max(seen) <= 7
+
+    def test_what_is_no_dataset_size_is_remarked(self):
+        def loss(z, mu, log_var, num_samples):
+            return right("minibatch")(z, mu, log_var, num_samples)
+
+        report = check(loss, bind={"num_samples": 1}, **QUICK)
+        assert (report.verdict, report.estimator) == (Verdict.PASS, "minibatch")
+        assert "N is bound to 1, and not judged: it takes a whole number of at least 7" in report.notes
+
+
 class TestFaults:
     """Everything a function may do that is not an answer has a verdict and a clear message."""
 

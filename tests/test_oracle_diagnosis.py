@@ -20,11 +20,11 @@ from wrong_losses import MISTAKES, PAIRS, WRONG, TorchScaledGradient, build, est
 
 from tcvae_ref.oracle import Verdict, adapters, check, report
 from tcvae_ref.oracle.diagnosis import diagnose
-from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.machine_report import from_json, to_json
 from tcvae_ref.oracle.mistakes import listed, steps
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.reference import reference
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.target import load
 from tcvae_ref.oracle.types import ESTIMATORS, PARAMETERISATIONS, QUANTITIES, Case, CheckResult
 

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tcvae_ref.oracle import cases, properties
+from tcvae_ref.oracle import cases, difference_quotients
 from tcvae_ref.oracle.adapters import by_name
-from tcvae_ref.oracle.judging import Subject, counterexample
+from tcvae_ref.oracle.against_truth import counterexample
 from tcvae_ref.oracle.properties import PROPERTIES
+from tcvae_ref.oracle.reshaped import shortened, with_each
 from tcvae_ref.oracle.search import search
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import ARRAYS, ESTIMATORS, QUANTITIES, TERMS, Case, Primitives, Verdict
 
@@ -358,10 +360,10 @@ def test_difference_quotients_are_the_gradients():
     rng = np.random.default_rng(5)
     for parameterisation, shift in itertools.product(["log_var", "log_std", "std", "var"], [0.0, 2.0**20]):
         case = Case(rng.normal(size=(3, 2)) + shift, rng.normal(size=(3, 2)) + shift, rng.normal(size=(3, 2)), 20)
-        received = properties._with(right("torch", "float64", "mss", parameterisation).receive(case), properties._short)
+        received = with_each(right("torch", "float64", "mss", parameterisation).receive(case), shortened)
         true = truth(received, "mss").gradients
         for argument, i, d in itertools.product(received.arrays, range(3), range(2)):
-            slopes = properties._slopes(received, "mss", argument, (i, d), list(true))
+            slopes = difference_quotients._slopes(received, "mss", argument, (i, d), list(true))
             for quantity, (slope, uncertainty) in slopes.items():
                 enclosure = true[quantity][argument]
                 assert abs(slope - enclosure.middle[i, d]) <= uncertainty + enclosure.radius[i, d]
@@ -400,7 +402,7 @@ def test_reasons():
     def reason(name, quantities=QUANTITIES, estimator="mws", dtype="float32"):
         return PROPERTIES[name].applies(quantities, estimator, dtype)
 
-    assert reason("permutation", estimator="mss") == "MSS depends on the order of the batch"
+    assert reason("permutation", estimator="mss") == "mss depends on the order of the batch"
     assert "mws" in reason("unbiased")
     assert reason("unbiased", TERMS, "mss") == "needs log_qz"
     assert reason("telescoping", ["mi", "tc"]) == "needs dwkl"

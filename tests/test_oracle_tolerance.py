@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from tcvae_ref.oracle import adapters, cases, tolerance
-from tcvae_ref.oracle.judging import Subject, judge_gradients, judge_values
+from tcvae_ref.oracle.against_truth import judge_gradients, judge_values
+from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.oracle.reference import reference
 from tcvae_ref.oracle.search import search
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.tolerance import FORMATS, SOURCES, allowances, sources
-from tcvae_ref.oracle.truth import truth, weight
+from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import ESTIMATORS, PARAMETERISATIONS, VACUOUS, Case, Primitives, Verdict
 
 QUANTITIES = ("log_qz", "log_qz_marginals", "mi", "tc", "dwkl", "penalty", "kl_penalty")
@@ -150,7 +152,7 @@ def test_sound_where_every_operation_rounds_as_badly_as_it_may(form, estimator):
         M, D, N = int(rng.integers(2, 13)), int(rng.integers(1, 7)), 1000
         mu, log_var, eps = rng.standard_normal((3, M, D)) * [[[1.0]], [[2.0]], [[1.0]]]
         case = Case(mu + np.exp(0.5 * log_var) * eps, mu, log_var, N)
-        log_w = np.log([[float(weight(estimator, i, j, M, N)) for j in range(M)] for i in range(M)])
+        log_w = np.log(np.array(OWN[estimator].weights(M, N), dtype=float))
         r = Rounding(np.random.default_rng(trial), u)
         joint, marginals = form(r, case, r(log_w))
         exact, allowed = truth(case, estimator).values, allowances(case, estimator, "float32", Primitives(1, 1)).values

@@ -15,7 +15,7 @@ from wrong_steps import BETA, STEPS, pixels
 
 from tcvae_ref import cli
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import machine_report, records, sampler, whole_loss
+from tcvae_ref.oracle import machine_report, records, sampler, step_loss, whole_loss
 from tcvae_ref.oracle.training_step import check_step, replay_step
 from tcvae_ref.oracle.types import Verdict
 
@@ -116,7 +116,7 @@ def test_generators_of_other_frameworks():
 
 
 def test_the_weights_in_effect():
-    loss = whole_loss.understand(
+    loss = step_loss.understand(
         "loss", STEPS["loss: KL + beta TC"].make("torch")["loss"],
         *(__import__("tcvae_ref.oracle.adapters", fromlist=["by_name"]).by_name("torch"), "float64"),
         {"alpha": 1.0, "beta": BETA, "gamma": 1.0},
@@ -132,7 +132,7 @@ def test_the_weights_in_effect():
 def test_a_scale_is_named_with_what_beta_is_in_effect():
     report = check_step(**STEPS["loss: mean over pixels"].make("torch"), beta=BETA)
     assert "as a mean over samples and pixels" not in report.diagnosis[0].evidence
-    assert f"beta is {BETA * whole_loss.PIXELS:.4g} in effect" in report.diagnosis[0].evidence
+    assert f"beta is {BETA * step_loss.PIXELS:.4g} in effect" in report.diagnosis[0].evidence
     right = pixels(lambda bce: bce.sum(1).mean())
     assert check_step(**right("torch"), beta=BETA).verdict is Verdict.PASS
 

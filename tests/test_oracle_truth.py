@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import balls, cases
 from tcvae_ref.oracle import truth as module
-from tcvae_ref.oracle.judging import WIDTHS
-from tcvae_ref.oracle.truth import truth, weight
+from tcvae_ref.oracle.estimators import OWN
+from tcvae_ref.oracle.subject import WIDTHS
+from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import ESTIMATORS, PARAMETERISATIONS, Case
 
 
@@ -81,13 +82,13 @@ def test_gradients_are_the_slopes_of_the_values(quantity, parameterisation):
 def test_weights_are_the_rational_numbers_of_the_table():
     M, N = 4, 9
     for i, j in itertools.product(range(M), repeat=2):
-        assert weight("mws", i, j, M, N) == Fraction(1, 36)
-        assert weight("minibatch", i, j, M, N) == Fraction(1, 4)
+        assert OWN["mws"].weights(M, N)[i][j] == Fraction(1, 36)
+        assert OWN["minibatch"].weights(M, N)[i][j] == Fraction(1, 4)
     for estimator in ("mss", "symmetric-mss"):
         for i in range(M):
-            assert sum(weight(estimator, i, j, M, N) for j in range(M)) == 1
-            assert weight(estimator, i, i, M, N) == Fraction(1, 9)
-    assert weight("mss", 3, 0, M, N) == Fraction(N - 3, N * 3)
+            assert sum(OWN[estimator].weights(M, N)[i][j] for j in range(M)) == 1
+            assert OWN[estimator].weights(M, N)[i][i] == Fraction(1, 9)
+    assert OWN["mss"].weights(M, N)[3][0] == Fraction(N - 3, N * 3)
 
 
 @settings(max_examples=60)

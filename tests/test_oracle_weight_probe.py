@@ -9,7 +9,7 @@ from wrong_losses import PAIRS, WRONG, build, estimator_of
 from tcvae_ref import cli
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import adapters
-from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.target import load
 from tcvae_ref.oracle.types import Primitives
 from tcvae_ref.oracle.weight_probe import DIMENSIONS, PATTERNS, probe_weights, weights_figure, weights_text

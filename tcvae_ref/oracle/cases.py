@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from tcvae_ref import checks
+from tcvae_ref.oracle import estimators
 from tcvae_ref.oracle.formats import FORMATS
-from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, Case
+from tcvae_ref.oracle.types import DTYPES, Case
 from tcvae_ref.types import Array
-
-STRATIFIED = ("mss", "symmetric-mss")
 
 
 class Kind(NamedTuple):
@@ -56,11 +55,6 @@ WEIGHTS: tuple[Weights, ...] = (
 _SIZES = {"float64": 1_000_000, "float32": 1_000_000, "bfloat16": 256, "float16": 2_000}
 
 
-def least_batch(estimator: str) -> int:
-    """The smallest M an estimator takes."""
-    return 2 if estimator in STRATIFIED else 1
-
-
 @st.composite
 def cases(
     draw: Any,
@@ -69,13 +63,14 @@ def cases(
     shapes: Sequence[tuple[int, int, int]] | None = None,
     weights: Sequence[Weights] = WEIGHTS,
     least: int = 1,
+    most: int = 12,
 ) -> Case:
     """Cases for one estimator.
 
     Parameters
     ----------
     estimator : str
-        One of `ESTIMATORS`: M >= 2 where sampling is stratified, N = M where it is exact, else N > M.
+        One of `estimators.names()`: N = M where it is of the whole data set, else N > M.
     dtype : str
         What they will be rounded to: ranges are narrowed to what the format carries.
     shapes : sequence of (M, D, N), optional
@@ -84,17 +79,19 @@ def cases(
         To draw from.
     least : int
         The smallest M, for what a smaller batch does not show.
+    most : int
+        The largest M, where N is said.
 
     Returns
     -------
     strategy of Case
-        M up to 12, D up to 6, in float64; alpha, beta and gamma with beta other than 1.
+        M up to `most`, D up to 6, in float64; alpha, beta and gamma with beta other than 1.
     """
-    checks.option("cases", "estimator", estimator, ESTIMATORS)
+    taken = estimators.find(estimator, "cases")
     checks.option("cases", "dtype", dtype, DTYPES)
     if shapes is None:
-        M, D = draw(st.integers(max(least, least_batch(estimator)), 12)), draw(st.integers(1, 6))
-        N = M if estimator == "exact" else draw(st.integers(M + 1, _SIZES[dtype]))
+        M, D = draw(st.integers(max(least, taken.least_batch), most)), draw(st.integers(1, 6))
+        N = M if taken.whole_data_set else draw(st.integers(M + 1, _SIZES[dtype]))
     else:
         M, D, N = draw(st.sampled_from(list(shapes)))
     kind = KINDS[draw(st.sampled_from(["moderate", "moderate", "close", "close", *KINDS]))]
@@ -124,6 +121,7 @@ def purpose_built(estimator: str, dtype: str, shapes: Sequence[tuple[int, int, i
 
     Those of a shape apart from `shapes` are left out where these are given.
     """
+    taken = estimators.find(estimator, "cases")
     rng = np.random.default_rng(20180214)
     N = min(1000, _SIZES[dtype])
 
@@ -131,7 +129,7 @@ def purpose_built(estimator: str, dtype: str, shapes: Sequence[tuple[int, int, i
         means = mu * rng.standard_normal((M, D))
         widths = rng.uniform(*log_var, (M, D))
         eps = sigmas * rng.standard_normal((M, D))
-        return Case(means + np.exp(0.5 * widths) * eps, means, widths, M if estimator == "exact" else N)
+        return Case(means + np.exp(0.5 * widths) * eps, means, widths, taken.dataset_size(M, N))
 
     limit = 0.4 * np.log(FORMATS[dtype].largest)
     M = 4
@@ -187,21 +185,23 @@ def _identical(case: Case) -> Case:
 def shapes(estimator: str) -> tuple[tuple[int, int, int], ...]:
     """The few shapes (M, D, N) that a function which compiles for each of them is held to."""
     sizes = ((4, 3, 100), (7, 2, 50), (6, 64, 200))
-    return tuple((M, D, M if estimator == "exact" else N) for M, D, N in sizes)
+    taken = estimators.find(estimator, "cases")
+    return tuple((M, D, taken.dataset_size(M, N)) for M, D, N in sizes)
 
 
 def smaller(case: Case, estimator: str) -> Iterator[Case]:
     """Simpler cases, the most radical simplification first."""
+    taken = estimators.find(estimator, "cases")
     M, D = case.z.shape
-    for i in reversed(range(M)) if least_batch(estimator) < M else ():
+    for i in reversed(range(M)) if taken.least_batch < M else ():
         arrays = (np.delete(a, i, axis=0) for a in (case.z, case.mu, case.spread))
-        N = M - 1 if estimator == "exact" else case.dataset_size
         z, mu, spread = arrays
+        N = taken.dataset_size(M - 1, case.dataset_size)
         yield case._replace(z=z, mu=mu, spread=spread, dataset_size=N)
     for d in reversed(range(D)) if D > 1 else ():
         z, mu, spread = (np.delete(a, d, axis=1) for a in (case.z, case.mu, case.spread))
         yield case._replace(z=z, mu=mu, spread=spread)
-    if estimator != "exact":
+    if not taken.whole_data_set:
         yield from (case._replace(dataset_size=N) for N in (M + 1, 10, 100) if M < N < case.dataset_size)
     if (case.alpha, case.beta, case.gamma) != (1.0, 2.0, 1.0):
         yield case._replace(alpha=1.0, beta=2.0, gamma=1.0)

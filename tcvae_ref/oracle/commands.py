@@ -14,7 +14,7 @@ from typing import Any
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable, write_json
-from tcvae_ref.oracle import process, records
+from tcvae_ref.oracle import estimators, process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
 from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
@@ -160,7 +160,7 @@ def _target_options(command: str, arguments: argparse.Namespace) -> dict[str, An
     from tcvae_ref.oracle.mapping import parse_bind, parse_pairs
 
     options: dict[str, Any] = {
-        "estimator": checks.option(command, "--estimator", arguments.estimator, ("auto", *ESTIMATORS)),
+        "estimator": checks.option(command, "--estimator", arguments.estimator, ("auto", *estimators.names())),
         "framework": arguments.framework,
         "arguments": arguments.args and parse_pairs("--args", arguments.args),
         "parameterisation": arguments.width and _width(command, arguments.width),

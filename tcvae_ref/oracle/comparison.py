@@ -1,6 +1,6 @@
 """Numbers beside what they are to be: how far off, how far they may be, and which of them are outside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +67,11 @@ class Comparison(NamedTuple):
                 arrays = (self.got, self.true.lower, self.true.upper, self.error, self.allowed)
                 numbers = (float(np.broadcast_to(a, ratio.shape)[index]) for a in arrays)
                 yield Element(self.quantity, self.argument, (*self.at, *index), *numbers)
+
+
+def worst_elements(comparisons: Iterable[Comparison]) -> tuple[Element, ...]:
+    """The five numbers that are off most, worst first."""
+    return tuple(sorted((e for c in comparisons for e in c.elements()), key=lambda e: -e.ratio)[:5])
 
 
 def exactly(numbers: Array | float) -> Enclosure:

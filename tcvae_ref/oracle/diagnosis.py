@@ -14,15 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from tcvae_ref.oracle.cases import STRATIFIED, least_batch
+from tcvae_ref.oracle import estimators
+from tcvae_ref.oracle.against_truth import first_wrong_stage
 from tcvae_ref.oracle.catalogue import find
-from tcvae_ref.oracle.judging import Subject, first_wrong_stage
-from tcvae_ref.oracle.mistakes import alternatives, constants, listed, signatures
+from tcvae_ref.oracle.estimators import may_hold
+from tcvae_ref.oracle.mistakes import alternatives, constants, effects, listed, signatures
+from tcvae_ref.oracle.mistakes.cases import telling_cases
 from tcvae_ref.oracle.mistakes.listed import Mistake
 from tcvae_ref.oracle.mistakes.sightings import MOST_DIGITS, Sighting, Slopes, look, parallel, relative
 from tcvae_ref.oracle.mistakes.signatures import Reading
 from tcvae_ref.oracle.mistakes.steps import Loss, gradients, values
-from tcvae_ref.oracle.types import ARRAYS, FAILURES, TERMS, Case, CheckResult, Diagnosis, TargetFault, Verdict
+from tcvae_ref.oracle.subject import Subject
+from tcvae_ref.oracle.types import ARRAYS, FAILURES, TERMS, CheckResult, Diagnosis, TargetFault, Verdict
 from tcvae_ref.types import Array
 
 DIGITS = {"float64": 9.0, "float32": 4.0}
@@ -32,8 +35,6 @@ FLOAT32_INSIDE = 5.5
 RIVALS = 3
 COUNTEREXAMPLE = "the counterexample"
 _IN_A_PAIR = 1e-6  # another N is whole to this
-_LEAST_ANGLE = 0.05  # degrees
-_PLAIN = 1e-3  # of its length by which a gradient is plainly off
 
 
 class Findings(NamedTuple):
@@ -120,7 +121,7 @@ def _sightings(subject: Subject, asked: tuple[str, ...], results: Sequence[Check
     """
     compiles = subject.adapter.compiles(subject.variant)
     off = False
-    for name, case in _cases(subject.estimator, subject.dataset_size, few=compiles).items():
+    for name, case in telling_cases(subject.estimator, subject.dataset_size, few=compiles).items():
         try:
             sighting = look(subject, name, case, asked)
         except TargetFault:
@@ -135,61 +136,6 @@ def _sightings(subject: Subject, asked: tuple[str, ...], results: Sequence[Check
                     yield look(subject, COUNTEREXAMPLE, example.case, asked)
                 except TargetFault:
                     continue
-
-
-_SHAPES = {
-    (5, 3, 40): (1.0, 6.0, 1.0),
-    (4, 2, 7): (0.5, 4.0, 2.0),
-    (7, 4, 1000): (1.0, 2.5, 1.0),
-    (6, 5, 200): (2.0, 3.0, 0.75),
-}
-"""(M, D, N) -> alpha, beta, gamma."""
-
-
-def _cases(estimator: str, dataset_size: int | None, *, few: bool) -> dict[str, Case]:
-    """Ordinary cases, no two sizes of which are alike, and such as show what ordinary ones do not.
-
-    Where the target has its `dataset_size` inside, that is their N.
-    """
-    rng = np.random.default_rng(20180214)
-
-    def size(M: int, N: int) -> int:
-        return M if estimator == "exact" else dataset_size or N
-
-    def batch(
-        shape: tuple[int, int, int],
-        mu: float = 1.0,
-        log_var: tuple[float, float] = (-1.0, 1.0),
-        sigmas: float = 1.0,
-        center: float = 0.0,
-    ) -> Case:
-        M, D, N = shape
-        assert least_batch(estimator) <= M
-        means, widths = center + mu * rng.standard_normal((M, D)), rng.uniform(*log_var, (M, D))
-        z = means + sigmas * np.exp(0.5 * widths) * rng.standard_normal((M, D))
-        return Case(z, means, widths, size(M, N), *_SHAPES[shape])
-
-    first, *others = list(_SHAPES)[: 3 if few else 4]
-    result = {f"M = {M}, D = {D}, N = {size(M, N)}": batch((M, D, N)) for M, D, N in (first, *others)}
-    result["once more"] = batch(first)
-    result["tiny variances"] = batch(first, 1e-3, (-14.0, -11.0))
-    result["wide range of variances"] = batch(first, 3.0, (-8.0, 8.0))
-    result["12 sigma out"] = _out(batch(first, 0.1), 12.0)
-    result["30 sigma out"] = _out(batch(first, 0.1), 30.0)
-    result["far from zero"] = batch(first, center=1e4)
-    result["negative TC"] = _crossed(batch((4, 2, 7), 0.1, (-0.6, -0.4)))
-    return result
-
-
-def _out(case: Case, sigmas: float) -> Case:
-    return case._replace(z=case.mu + sigmas * np.exp(0.5 * case.spread))
-
-
-def _crossed(case: Case) -> Case:
-    """Each coordinate of three samples near some posterior, none of these samples near any; one at its own."""
-    mu = case.mu + np.array([[-3.0, 3.0], [3.0, -3.0], [-3.0, 3.0], [3.0, -3.0]])
-    z = case.z + np.array([[3.0, 3.0], [-3.0, -3.0], [3.0, 3.0], [3.0, -3.0]])
-    return case._replace(z=z, mu=mu)
 
 
 # --- the search ----------------------------------------------------------------------------------------------------
@@ -208,7 +154,7 @@ class _Search:
     def findings(self, results: Sequence[CheckResult]) -> Findings:
         """The readings that hold, as diagnoses."""
         notes = alternatives.notes(self.sightings, self.estimator, self.names, self.needed)
-        if notes and not (self.estimator == "mws" and "minibatch" in notes[0]):
+        if notes:
             return Findings(notes=notes)
         searches: tuple[Callable[[], list[Reading]], ...] = (
             self.unstable,
@@ -297,10 +243,12 @@ class _Search:
         return result
 
     def other_size(self) -> list[Reading]:
-        """Stratified weights for another N, alone or with another mistake in the weights."""
-        if self.estimator not in STRATIFIED or not self.first.finite or self.first.name == COUNTEREXAMPLE:
+        """Uneven weights for another N, alone or with another mistake in the weights."""
+        if not estimators.find(self.estimator).gradients_use_dataset_size:
             return []
-        known = [m for m in listed.WEIGHTS if self.estimator in m.steps.claims and m.goes_in_pairs]
+        if not self.first.finite or self.first.name == COUNTEREXAMPLE:
+            return []
+        known = [m for m in listed.WEIGHTS if may_hold(m.steps.claims, self.estimator) and m.goes_in_pairs]
         found = []
         for mistake in (None, *known):
             steps = mistake.steps if mistake else Loss
@@ -398,7 +346,7 @@ class _Search:
         agreed = f"matches to {reading.digits:.0f} digits on {count} of {count} cases"
         if len(reading.ids) > 1:
             agreed = f"together with {reading.ids[1]} it {agreed}"
-        parts = [reading.words[0], self.consequence(), agreed]
+        parts = [reading.words[0], effects.consequence(self.sightings), agreed]
         if rivals:
             others = " or ".join(" with ".join(r.ids) for r in rivals[:RIVALS])
             parts.append(f"{others} fits as well" + self.what_would_tell())
@@ -409,17 +357,6 @@ class _Search:
         missing = [name for name in (*ARRAYS, *TERMS) if name not in self.names]
         return f": return {missing[0]} as well to tell them apart" if missing else ""
 
-    def consequence(self) -> str:
-        """What the mistake does to training."""
-        if not any(s.observed.gradients for s in self.sightings):
-            return ""
-        wrong = [s for s in self.sightings if any(argument for _, argument in s.off)]
-        if not wrong:
-            return "gradients right: training is unaffected"
-        errors = [_slope_error(s) for s in wrong]
-        first = next((e for e in errors if e.relative > _PLAIN), max(errors, key=lambda e: e.relative))
-        return f"changes what is learned: {first.words}"
-
     def unknown(self, results: Sequence[CheckResult]) -> Diagnosis:
         """No name fits."""
         s = self.first
@@ -427,58 +364,11 @@ class _Search:
         if not stage:
             by_result = (r.counterexample.stage for r in results if r.counterexample and r.verdict in FAILURES)
             stage = next((one for one in by_result if one and s.values_off), "")
-        where = f"first wrong stage: {stage}" if stage else f"values right; gradient off in {self.where_off()}"
-        said = [where, self.consequence(), "no mistake with a name, and no two of them, agree with what was returned"]
+        gradient = f"values right; gradient off in {effects.where_off(self.sightings)}"
+        where = f"first wrong stage: {stage}" if stage else gradient
+        nothing = "no mistake with a name, and no two of them, agree with what was returned"
+        said = [where, effects.consequence(self.sightings), nothing]
         return Diagnosis("unknown", _title("unknown"), "; ".join(part for part in said if part))
-
-    def where_off(self) -> str:
-        """The arguments in which gradients are off, and how, where that is simple."""
-        arguments = sorted({a for s in self.sightings for _, a in s.off if a})
-        return ", ".join(a + self.how_off(a) for a in arguments)
-
-    def how_off(self, argument: str) -> str:
-        """Zero, or a multiple of the right gradient."""
-        pairs = [
-            (s.observed.gradients[q][argument], s.true.gradients[q][argument].middle)
-            for s in self.sightings
-            for q, a in s.off
-            if a == argument
-        ]
-        if not any(got.any() for got, _ in pairs):
-            return " (zero)"
-        factor = float(np.sum(pairs[0][0] * pairs[0][1]) / np.sum(pairs[0][1] ** 2))
-        if all(np.allclose(got, factor * right, rtol=1e-6, atol=1e-9 * np.abs(right).max()) for got, right in pairs):
-            return f" ({factor:.6g} times the right one)"
-        return ""
-
-
-class _SlopeError(NamedTuple):
-    """How far a gradient is from the right one."""
-
-    relative: float
-    """Length of the difference over that of the right one."""
-    words: str
-
-
-def _slope_error(s: Sighting) -> _SlopeError:
-    """Of the quantity that is trained with, on a case where it is off."""
-    wrong = {quantity for quantity, argument in s.off if argument}
-    name = next(q for q in ("penalty", "kl_penalty", "tc", "mi", "dwkl", *ARRAYS) if q in wrong)
-    got = np.concatenate([a.ravel() for a in s.observed.gradients[name].values()])
-    right = np.concatenate([s.true.gradients[name][a].middle.ravel() for a in s.observed.gradients[name]])
-    what, where = f"the gradient of {signatures.WORDS[name]} is", f"on the case {s.name}"
-    if not np.isfinite(got).all():
-        return _SlopeError(np.inf, f"{what} not finite {where}")
-    lengths = float(np.linalg.norm(got)), float(np.linalg.norm(right))
-    if not lengths[0] or not lengths[1]:
-        return _SlopeError(1.0, f"{what} zero" if lengths[1] else f"{what} not zero {where}")
-    difference = float(np.linalg.norm(got - right)) / lengths[1]
-    if difference < _PLAIN:
-        return _SlopeError(difference, f"{what} off by {difference:.2g} of its length {where}")
-    angle = float(np.degrees(np.arccos(np.clip(got @ right / (lengths[0] * lengths[1]), -1, 1))))
-    if angle < _LEAST_ANGLE:
-        return _SlopeError(difference, f"{what} {lengths[0] / lengths[1]:.4g} times the right one {where}")
-    return _SlopeError(difference, f"{what} off by an angle of {angle:.3g} degrees {where}")
 
 
 def _with_size(size: float) -> type[Loss]:

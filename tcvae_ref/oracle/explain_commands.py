@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable
 from tcvae_ref.oracle import catalogue, process
-from tcvae_ref.oracle.types import ESTIMATORS, QUANTITIES
+from tcvae_ref.oracle.estimators import OWN
+from tcvae_ref.oracle.types import QUANTITIES
 
 if TYPE_CHECKING:
-    from tcvae_ref.oracle.judging import Subject
+    from tcvae_ref.oracle.subject import Subject
     from tcvae_ref.oracle.weight_probe import WeightProbe
 
 EXPLAIN_EPILOG = "exit status: 0 shown; 2 wrong usage"
@@ -84,7 +85,7 @@ def probed(target: str, options: dict[str, Any], M: int = 5, N: int | None = Non
     claimed = options.get("estimator")
     subject = _subject(target, claimed or "mss", {name: one for name, one in options.items() if name != "estimator"})
     probe = probe_weights(subject, QUANTITIES, M, N)
-    if claimed is None and probe is not None and probe.pattern in ESTIMATORS:
+    if claimed is None and probe is not None and probe.pattern in OWN:
         return probe_weights(replace(subject, estimator=probe.pattern), QUANTITIES, M, N)
     return probe
 
@@ -92,7 +93,7 @@ def probed(target: str, options: dict[str, Any], M: int = 5, N: int | None = Non
 def _subject(target: str, estimator: str, options: dict[str, Any]) -> "Subject":
     """The target in float64, or what its framework has."""
     from tcvae_ref.oracle import adapters
-    from tcvae_ref.oracle.judging import Subject
+    from tcvae_ref.oracle.subject import Subject
     from tcvae_ref.oracle.target import load
     from tcvae_ref.oracle.types import Primitives
 
@@ -100,10 +101,6 @@ def _subject(target: str, estimator: str, options: dict[str, Any]) -> "Subject":
     loaded = load(target, **{name: value for name, value in options.items() if name != "framework"})
     adapter = adapters.chosen(target, [loaded.callable], framework)
     adapter.warm_up()
-    weights = dict(loaded.fixed_weights or {})
-    weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in loaded.takes_weights and w not in weights})
     dtype = "float64" if "float64" in adapter.dtypes else adapter.dtypes[0]
     exact = Primitives(2.0, 2.0)  # no bound is computed from them here
-    return Subject(
-        loaded.function, adapter, adapter.variants[0], dtype, estimator, loaded.parameterisation, exact, weights
-    )
+    return Subject.of(loaded, adapter, adapter.variants[0], dtype, estimator, exact)

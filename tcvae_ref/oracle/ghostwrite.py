@@ -1,7 +1,6 @@
 """The text of a test file that holds somebody's loss to the oracle."""
 
 import ast
-import inspect
 import json
 import os
 import re
@@ -12,10 +11,9 @@ from typing import Any
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import real_path
-from tcvae_ref.oracle.target import Target, load
+from tcvae_ref.oracle.target import LOADING, Target, load
 
 _FIND_OUT = ("estimator", "auto")
-_LOAD_OPTIONS = tuple(inspect.signature(load).parameters)[1:]
 
 _TEXT = '''\
 """{subject} against the beta-TCVAE oracle: values, gradients and numerical stability.
@@ -63,7 +61,7 @@ def ghostwrite(
         written as a literal.
     """
     text = target if isinstance(target, str) else _text_of(target)
-    loaded = load(text, **{name: value for name, value in options.items() if name in _LOAD_OPTIONS})
+    loaded = load(text, **{name: value for name, value in options.items() if name in LOADING})
     place = real_path(Path(folder or "."))
     given = {name: value for name, value in options.items() if _is_given(value) and (name, value) != _FIND_OUT}
     written = {name: _literal(text, name, value) for name, value in given.items()}

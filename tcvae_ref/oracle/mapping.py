@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tcvae_ref.checks import InputError
+from tcvae_ref.oracle.aliases import ARGUMENT_OF, key
 
 
 class Slot(NamedTuple):
@@ -41,6 +42,13 @@ class ArgumentMap(NamedTuple):
     def names(self) -> frozenset[str]:
         """The canonical arguments that the target receives."""
         return frozenset(name for slot in (*self.positional, *self.keyword) for name in slot.arguments)
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """Argument -> the value that a parameter of one of its names always receives."""
+        fixed = [slot for slot in (*self.positional, *self.keyword) if not slot.arguments]
+        known = {ARGUMENT_OF.get(key(slot.parameter)): slot.value for slot in fixed}
+        return {name: value for name, value in known.items() if name is not None and name not in self.names}
 
     def call(self, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
         """Call a target with values by their canonical names."""

@@ -20,7 +20,7 @@ from tcvae_ref.oracle.adapters import common
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, key, keys
 from tcvae_ref.oracle.inference import parameters_of
-from tcvae_ref.oracle.judging import WIDTHS
+from tcvae_ref.oracle.subject import WIDTHS
 from tcvae_ref.oracle.types import PARAMETERISATIONS, Observed, TargetFault
 from tcvae_ref.types import Array
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis.strategies import SearchStrategy
 
+from tcvae_ref.oracle.against_truth import Finding
 from tcvae_ref.oracle.cases import smaller
-from tcvae_ref.oracle.judging import Finding
 from tcvae_ref.oracle.types import FAILURES, Case, Verdict
 
 Judge = Callable[[Case], Finding]

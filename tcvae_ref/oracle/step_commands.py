@@ -56,7 +56,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
 
 
 def _terms(text: str) -> tuple[str, ...]:
-    from tcvae_ref.oracle.training_step import TERMS
+    from tcvae_ref.oracle.warm_up import TERMS
 
     found = tuple(word.strip().upper() for word in text.split(","))
     if not set(found) <= set(TERMS):
@@ -74,7 +74,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _check_step(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle import html_report, machine_report, report
     from tcvae_ref.oracle.mapping import parse_bind, parse_pairs
-    from tcvae_ref.oracle.training_step import STEPS, check_step
+    from tcvae_ref.oracle.training_step import check_step
+    from tcvae_ref.oracle.warm_up import STEPS
 
     process.prepare()
     check_places("check-step", arguments)

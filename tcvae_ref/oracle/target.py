@@ -1,7 +1,9 @@
 """Somebody's beta-TCVAE loss as the oracle calls it: found by its name, arguments and results mapped."""
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from tcvae_ref.checks import InputError, option, real_number
@@ -12,6 +14,9 @@ from tcvae_ref.oracle.inference import map_arguments
 from tcvae_ref.oracle.mapping import ArgumentMap
 from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns
 from tcvae_ref.oracle.types import PENALTIES
+
+FEWEST = 7
+"""The least N that a target is held to where it is bound."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,15 @@ class Target:
     def takes_dataset_size(self) -> bool:
         """Whether the target is told N."""
         return "dataset_size" in self.arguments.names
+
+    @property
+    def dataset_size(self) -> int | None:
+        """N that a parameter of that name is bound to; None where the target is told N, or nothing is said of it.
+
+        A number below `FEWEST` is less than the batches are that estimators are told apart by, and may count else.
+        """
+        bound = self.arguments.bound.get("dataset_size")
+        return int(bound) if isinstance(bound, numbers.Integral) and int(bound) >= FEWEST else None
 
     @property
     def takes_weights(self) -> tuple[str, ...]:
@@ -129,6 +143,10 @@ def load(
         return Target(name, function, mapped, parsed, fixed)
 
 
+LOADING = tuple(signature(load).parameters)[1:]
+"""The options of `load`, which `check` and others pass on."""
+
+
 def _fixed_weights(where: str, mapped: ArgumentMap, given: Mapping[str, float] | None) -> dict[str, float] | None:
     """The weights that a target does not take: as given or bound, 1 for the others; None if none is known."""
     weights = {option(where, "weights", key, WEIGHTS): real_number(where, key, v) for key, v in (given or {}).items()}
@@ -137,9 +155,8 @@ def _fixed_weights(where: str, mapped: ArgumentMap, given: Mapping[str, float] |
             raise InputError(
                 f"{where}: weights fixes {name}, which is an argument of the target; leave it out or bind it"
             )
-    bound = {slot.parameter.lower(): slot.value for slot in (*mapped.positional, *mapped.keyword) if not slot.arguments}
-    numbers = {name: float(bound[name]) for name in WEIGHTS if type(bound.get(name)) in (int, float)}
-    weights = numbers | weights
+    inside = {name: float(mapped.bound[name]) for name in WEIGHTS if type(mapped.bound.get(name)) in (int, float)}
+    weights = inside | weights
     taken = [name for name in WEIGHTS if name in mapped.names]
     if (not weights and not taken) or len(taken) == len(WEIGHTS):
         return None

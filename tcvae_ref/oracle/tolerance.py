@@ -17,8 +17,9 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import logsumexp
 
+from tcvae_ref.oracle import estimators
 from tcvae_ref.oracle.formats import FORMATS, Format
-from tcvae_ref.oracle.truth import combinations, weight
+from tcvae_ref.oracle.truth import combinations
 from tcvae_ref.oracle.types import Allowances, Case, Primitives
 from tcvae_ref.types import Array
 
@@ -135,8 +136,8 @@ def _place(case: Case, estimator: str, source: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _log_weights(estimator: str, M: int, N: int) -> Array:
-    return np.log([[float(weight(estimator, i, j, M, N)) for j in range(M)] for i in range(M)])
+def _log_weights(estimator: estimators.Estimator, M: int, N: int) -> Array:
+    return np.log(np.array(estimator.weights(M, N), dtype=np.float64))
 
 
 def log_variances(case: Case) -> Array:
@@ -176,8 +177,11 @@ class _Derivation:
         self.distance = np.abs(case.z[:, None] - case.mu[None])
         self.q = (self.distance * np.exp(-0.5 * self.log_var)) ** 2
         self.is_inside = self.inside()
-        self.log_w = _log_weights(estimator, M, N)
-        self.log_w_terms = math.log(M) + (0.0 if estimator in ("minibatch", "exact") else math.log(N))
+        weights = estimators.find(estimator)
+        self.log_w = _log_weights(weights, M, N)
+        terms = math.log(M) + (math.log(N) if weights.uses_dataset_size else 0.0)
+        largest = float(np.max(np.abs(self.log_w)))  # of another package's; the house's are within their terms
+        self.log_w_terms = terms if largest <= terms * _OWN_ROUNDING else largest
         L = -0.5 * (self.q + self.log_var + LOG_2PI)
         self.S = L.sum(axis=2)
         self.T, self.T_d = self.S + self.log_w, L + self.log_w[..., None]

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -11,20 +11,17 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, diagnosis, encoding, sampler, whole_loss
+from tcvae_ref.oracle import adapters, diagnosis, encoding, estimators, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.adapters.common import attempt
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, WEIGHTS, key
+from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.catalogue import find as find_entry
 from tcvae_ref.oracle.finding import Factory, find, shown_name
-from tcvae_ref.oracle.foreign import said
-from tcvae_ref.oracle.judging import Subject
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.records import StepRecord
 from tcvae_ref.oracle.sampler import Fault
+from tcvae_ref.oracle.step_loss import StepLoss, understand
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import (
-    CANDIDATES,
-    ESTIMATORS,
     CheckProgress,
     CheckResult,
     Diagnosis,
@@ -32,15 +29,13 @@ from tcvae_ref.oracle.types import (
     TargetFault,
     Verdict,
 )
-from tcvae_ref.oracle.whole_loss import EQUAL, FITS, SHAPES, Effective, StepLoss
+from tcvae_ref.oracle.warm_up import STEPS, TERMS, growth, schedule, weights_at
+from tcvae_ref.oracle.whole_loss import EQUAL, FITS, SHAPES, Effective
 from tcvae_ref.types import Array
 
 Handed: TypeAlias = str | Callable[..., Any] | None
 """A function or its name, as `target.load` takes it."""
 
-STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000)
-"""Steps of training at which weights are looked at."""
-TERMS = ("MI", "TC", "DWKL")
 OF_THE_LOSS = ("arguments", "parameterisation", "packed", "factory", "bind")
 """Options that say how a loss is called."""
 BETA = 6.0
@@ -120,7 +115,7 @@ def check_step(
         raise InputError(f"{where}: nothing is handed over; give a sampler, a loss or weights")
     meant = (alpha, BETA if beta is None else beta, gamma)
     claimed = {name: checks.real_number(where, name, w) for name, w in zip(WEIGHTS, meant, strict=True)}
-    checks.option(where, "estimator", estimator, ("auto", *ESTIMATORS))
+    checks.option(where, "estimator", estimator, ("auto", *estimators.names()))
     checks.whole_number(where, "seed", seed, 0)
     if dataset_size is not None:
         checks.whole_number(where, "dataset_size", dataset_size, 1)
@@ -271,10 +266,10 @@ class _Judge:
     ) -> None:
         """Judge a loss at the end of training, and on the way there if it is told the step."""
         began, self.judged = time.monotonic(), "loss"
-        loss = whole_loss.understand(name, function, self.adapter, self.dtype, self.claimed, **how)
+        loss = understand(name, function, self.adapter, self.dtype, self.claimed, **how)
         loss = replace(loss, step=self.steps[-1], dataset_size=dataset_size or loss.dataset_size)
         self.mapping.append(f"loss({loss.arguments})")
-        candidates = CANDIDATES if estimator == "auto" else (estimator,)
+        candidates = estimators.candidates() if estimator == "auto" else (estimator,)
         try:
             loss, self.estimator, found = self._solved(loss, candidates)
             faults = self._faults(loss, found, candidates)
@@ -293,12 +288,12 @@ class _Judge:
                     by_step[step] = at.weights
             except TargetFault as fault:
                 return self.failed("warm-up", fault, began)
-            self.conclude("warm-up", list(self._warm_up(by_step)), began, len(self.steps), _schedule(by_step))
+            self.conclude("warm-up", self._warm_up(by_step), began, len(self.steps), schedule(by_step))
         return None
 
     def _solved(self, loss: StepLoss, candidates: Sequence[str]) -> tuple[StepLoss, str, list[Effective]]:
         """The weights in effect for each size of batch, as the estimator that fits best."""
-        exact = candidates == ("exact",)
+        exact = _is_exact(candidates[0])
         self.likelihoods = whole_loss.reconstructions(loss, self.seed, exact=exact) if loss.of_pixels else {}
         weights = self.likelihoods or {loss.likelihood: 1.0}
         if loss.of_pixels and not self.likelihoods:
@@ -329,7 +324,7 @@ class _Judge:
         self, loss: StepLoss, estimator: str, shapes: Sequence[tuple[int, int, int]] = SHAPES
     ) -> list[Effective]:
         """The weights in effect for each size of batch, as one estimator."""
-        called = self._called(loss, shapes, exact=estimator == "exact")
+        called = self._called(loss, shapes, exact=_is_exact(estimator))
         return [whole_loss.effective(loss, each, estimator) for each in called]
 
     def _called(self, loss: StepLoss, shapes: Sequence[tuple[int, int, int]], *, exact: bool) -> list[whole_loss.Calls]:
@@ -388,7 +383,7 @@ class _Judge:
             return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
         if offset:
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
-        case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=self.estimator == "exact")[0]
+        case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=_is_exact(self.estimator))[0]
         off = whole_loss.gradients_off(loss, case, self.estimator, found[0])
         if off:
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
@@ -430,7 +425,7 @@ class _Judge:
         subject = Subject(
             *(loss.penalty, self.adapter, self.adapter.variants[0], self.dtype, self.estimator),
             *(loss.arguments.parameterisation, primitives, fixed),
-            None if self.estimator == "exact" else loss.dataset_size,
+            loss.dataset_size,
         )
         self.progress(0, 1, "diagnosis")
         said: list[Diagnosis] = []
@@ -455,11 +450,11 @@ class _Judge:
         began, self.judged = time.monotonic(), "weights"
         self.mapping.append("weights(step)")
         try:
-            by_step = {step: self._weights_at(function, step) for step in self.steps}
+            by_step = {step: weights_at(function, step, self.claimed) for step in self.steps}
         except TargetFault as fault:
             return self.failed("warm-up", fault, began)
         last = by_step[self.steps[-1]]
-        faults = list(self._warm_up(by_step))
+        faults = self._warm_up(by_step)
         judged = np.array([name != "beta" or not self.any_beta for name in WEIGHTS])
         wanted = np.where(judged, self.wanted, last)
         given = ", ".join(f"{name}={weight:g}" for name, weight in zip(WEIGHTS, last, strict=True))
@@ -469,58 +464,13 @@ class _Judge:
             meant = ", ".join(f"{name}={w:g}" for name, w, one in zip(WEIGHTS, wanted, judged, strict=True) if one)
             words = f"at step {self.steps[-1]:g} they are {given}, and meant to be {meant}"
             faults.append(Fault("other-weights", words))
-        return self.conclude("warm-up", faults, began, len(self.steps), _schedule(by_step))
+        return self.conclude("warm-up", faults, began, len(self.steps), schedule(by_step))
 
-    def _weights_at(self, function: Callable[..., Any], step: float) -> Array:
-        returned = attempt(f"weights({step:g})", lambda: function(step))
-        numbers = dict(self.claimed)
-        try:
-            if isinstance(returned, Mapping):
-                meant = {ARGUMENT_OF.get(key(str(name)), ""): float(weight) for name, weight in returned.items()}
-                if not meant or not set(meant) <= set(WEIGHTS):
-                    raise ValueError("an unknown name")
-                numbers.update(meant)
-            elif isinstance(returned, Sequence) or np.ndim(returned):
-                numbers = {name: float(one) for name, one in zip(WEIGHTS, returned, strict=True)}
-            else:
-                numbers["beta"] = float(returned)
-        except Exception as error:  # whatever is raised by what was returned
-            raise TargetFault(
-                f"weights({step:g}) returned {said(repr, returned)}; alpha, beta and gamma by name or in order, or beta"
-            ) from error
-        found = np.array([numbers[name] for name in WEIGHTS])
-        if not np.isfinite(found).all():
-            raise TargetFault(f"weights({step:g}) returned {said(repr, returned)}; finite numbers are needed")
-        return found
-
-    def _warm_up(self, by_step: Mapping[float, Array]) -> Iterator[Fault]:
-        """Weights that grow, and others that should and do not."""
-        path = np.array(list(by_step.values()))
-        last = path[-1]
-        near = EQUAL[self.dtype] * max(1.0, float(np.max(np.abs(path))))
-        grows = np.max(np.abs(path - last), axis=0) > near
-        moving = {term for term, g in zip(TERMS, grows, strict=True) if g}
-        weighted = {term for term, weight in zip(TERMS, last, strict=True) if abs(weight) > near}
-        if not moving:
-            if self.warm_up:
-                yield Fault(
-                    "unknown", f"no weight changes ({_schedule(by_step)}), that of {', '.join(self.warm_up)} is to"
-                )
-            return
-        together = _proportional(path, near)
-        meant = self.warm_up
-        if (meant is None and (together or moving == {"TC"})) or (meant is not None and moving == set(meant)):
-            if moving == {"TC"} and meant is None:
-                self.notes.append(
-                    "the weight of TC alone changes during training; MI and DWKL have theirs from the start"
-                )
-            return
-        still = ", ".join(sorted((weighted if meant is None else set(meant)) - moving))
-        yield Fault(
-            "annealing-on-one-term",
-            f"the weight of {' and '.join(sorted(moving))} changes ({_schedule(by_step)}), "
-            + (f"that of {still} does not" if still else "and not all in proportion"),
-        )
+    def _warm_up(self, by_step: Mapping[float, Array]) -> list[Fault]:
+        """What is wrong with weights over the steps."""
+        found = growth(by_step, self.warm_up, self.dtype)
+        self.notes += [found.note] if found.note else []
+        return list(found.faults)
 
     def report(self, options: Mapping[str, Any]) -> Report:
         """Everything."""
@@ -538,6 +488,10 @@ class _Judge:
         )
 
 
+def _is_exact(estimator: str) -> bool:
+    return estimators.find(estimator).whole_data_set
+
+
 def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:
     """How little the names of what is wrong say: 0 for nothing wrong, 1 for a name."""
     ids = {faults[0].id for faults in by_shape if faults}
@@ -547,26 +501,6 @@ def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:
 def _are_means_of_sums(found: Sequence[Effective]) -> bool:
     """Whether reconstructions handed over as means count 1/M: then sums are what is meant."""
     return all(abs(each.reconstruction * M - 1.0) < 1e-3 for each, (M, *_) in zip(found, SHAPES, strict=True))
-
-
-def _proportional(path: Array, near: float) -> bool:
-    """Whether (steps, 3) weights are multiples of the last."""
-    last = path[-1]
-    factor = path @ last / (last @ last) if last.any() else np.zeros(len(path))
-    return bool(np.max(np.abs(path - factor[:, None] * last)) <= near)
-
-
-def _schedule(by_step: Mapping[float, Array]) -> str:
-    """Weights over the steps, where they change."""
-    path = np.array(list(by_step.values()))
-    steps = list(by_step)
-    parts = []
-    for term, column in zip(TERMS, path.T, strict=True):
-        kept = [k for k in range(len(steps)) if k in (0, len(steps) - 1) or column[k] != column[k - 1]]
-        constant = np.ptp(column) <= 1e-9 * max(1.0, float(np.max(np.abs(column))))
-        shown = f"{column[-1]:.4g}" if constant else ", ".join(f"{column[k]:.4g} at {steps[k]:g}" for k in kept)
-        parts.append(f"{term} {shown}")
-    return "; ".join(parts)
 
 
 def _renamed(function: Callable[..., Any], quantity: str) -> Callable[..., dict[str, Any]]:

@@ -9,36 +9,21 @@ nor automatic differentiation, nor a log-sum-exp is trusted here. With L_ijd = l
 and the derivatives of L: -u in z, u in mu, (u (z - mu) - 1) / 2 in log sigma^2, where u = (z - mu) / sigma^2.
 """
 
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tcvae_ref import checks
-from tcvae_ref.oracle import balls
+from tcvae_ref.checks import InputError
+from tcvae_ref.oracle import balls, estimators
 from tcvae_ref.oracle.balls import Balls
-from tcvae_ref.oracle.types import ESTIMATORS, Case, Enclosure, Truth
+from tcvae_ref.oracle.types import Case, Enclosure, Truth
 from tcvae_ref.types import Array
 
 NARROW = 2.0**-60
 """Width of an enclosure, over the size of the terms that were added up, at which the precision suffices."""
 _NEGLIGIBLE = 2.0**-1000  # a size below which nothing is asked for
 _FIRST_BITS, _MOST_BITS = 192, 1 << 16
-
-
-def weight(estimator: str, i: int, j: int, M: int, N: int) -> Fraction:
-    """w_ij, exactly (the table in `tcvae_ref.estimators`)."""
-    if estimator in ("minibatch", "exact"):
-        return Fraction(1, M)
-    if estimator == "mws":
-        return Fraction(1, N * M)
-    if i == j:
-        return Fraction(1, N)
-    m = M - 1
-    if estimator == "symmetric-mss":
-        return Fraction(N - 1, N * m)
-    return Fraction(N - m, N * m) if j == (i + 1) % M else Fraction(1, m)
 
 
 def truth(case: Case, estimator: str) -> Truth:
@@ -51,7 +36,7 @@ def truth(case: Case, estimator: str) -> Truth:
     case : Case
         With M samples from M posteriors; the exact estimator takes these M as the whole data set.
     estimator : str
-        One of `ESTIMATORS`.
+        One of `estimators.names()`.
 
     Returns
     -------
@@ -62,12 +47,7 @@ def truth(case: Case, estimator: str) -> Truth:
     InputError
         The estimator is unknown or does not apply (M > N), or the numbers need more than 65,536 bits.
     """
-    checks.option("truth", "estimator", estimator, ESTIMATORS)
-    M, N = len(case.z), case.dataset_size
-    if estimator in ("mss", "symmetric-mss"):
-        checks.batch_without_replacement("truth", M, N)
-    if estimator == "exact":
-        checks.whole_data_set("truth", M, N)
+    estimators.find(estimator, "truth").require("truth", len(case.z), case.dataset_size)
     key = tuple(np.ascontiguousarray(a).tobytes() for a in (case.z, case.mu, case.spread))
     return _cached(key, case.z.shape, case._replace(z=None, mu=None, spread=None), estimator)  # type: ignore[arg-type]
 
@@ -83,7 +63,7 @@ def _cached(key: tuple[bytes, ...], shape: tuple[int, int], rest: Case, estimato
         if result is not None:
             return result
         bits *= 2
-    raise checks.InputError(f"truth: the case needs more than {_MOST_BITS} bits; its numbers are too far apart")
+    raise InputError(f"truth: the case needs more than {_MOST_BITS} bits; its numbers are too far apart")
 
 
 class _Posterior(NamedTuple):
@@ -135,7 +115,7 @@ class _Computation:
     """One evaluation at one precision."""
 
     def __init__(self, arithmetic: Balls, case: Case, estimator: str):
-        self.b, self.case, self.estimator = arithmetic, case, estimator
+        self.b, self.case = arithmetic, case
         self.M, self.D = case.z.shape
         number = arithmetic.number
         self.z = [[number(x) for x in row] for row in case.z.tolist()]
@@ -143,8 +123,9 @@ class _Computation:
         self.width = [[_posterior(arithmetic, case.parameterisation, x) for x in row] for row in case.spread.tolist()]
         self.log_2pi = arithmetic.log(2 * arithmetic.pi())
         self.zero = number(0)
-        weights = {weight(estimator, i, j, self.M, case.dataset_size) for i in range(self.M) for j in range(self.M)}
-        self.weights = {w: balls.rational(arithmetic, w) for w in weights}
+        exact = estimators.find(estimator, "truth").weights(self.M, case.dataset_size)
+        as_balls = {w: balls.rational(arithmetic, w) for w in {w for row in exact for w in row}}
+        self.weights = [[as_balls[w] for w in row] for row in exact]
         self.narrow = True
 
     def truth(self) -> Truth | None:
@@ -160,7 +141,7 @@ class _Computation:
             S = [sum(row, self.zero) for row in L]
             given_x.append(S[i])
             prior.append(sum((-(x * x + self.log_2pi) / 2 for x in self.z[i]), self.zero))
-            w = [self.weights[weight(self.estimator, i, j, M, self.case.dataset_size)] for j in rows]
+            w = self.weights[i]
             value, P = self._mixture(w, S)
             joint.append(value)
             columns = [self._mixture(w, [L[j][d] for j in rows]) for d in range(D)]

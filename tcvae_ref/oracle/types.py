@@ -7,13 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.types import Array
 
-ESTIMATORS = ("mws", "mss", "symmetric-mss", "minibatch", "exact")
-"""The estimators a target can claim, by their names on the command line."""
-
-CANDIDATES = ("mws", "mss", "symmetric-mss", "minibatch")
-"""Those that a target which claims nothing may be: exact needs N = M, where it is minibatch."""
+ESTIMATORS = tuple(OWN)
+"""The house's own estimators, by their names on the command line; `estimators.names` has those of others too."""
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 

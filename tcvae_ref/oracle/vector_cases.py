@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tcvae_ref.checks import InputError
+from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.oracle.types import PARAMETERISATIONS, Case
 from tcvae_ref.types import Array
 
@@ -41,7 +42,7 @@ _BITS = 24
 
 def names(estimator: str) -> tuple[str, ...]:
     """The cases of one estimator, in the order of its file."""
-    large = () if estimator == "exact" else ("a data set of 2^40",)
+    large = () if OWN[estimator].whole_data_set else ("a data set of 2^40",)
     widths = tuple(f"the width as {name}" for name in PARAMETERISATIONS[1:])
     return (*BY_HAND, *widths, "drawn", "drawn, widths from e^-4 to e^4", "log density above 50", *large, *PURPOSES)
 
@@ -71,9 +72,9 @@ def inputs(estimator: str) -> dict[str, Case]:
 
     built = purpose_built(estimator, "float64")
     fixed = {**BY_HAND, **_drawn(), **{name: _short(built[name], name) for name in PURPOSES}}
-    if estimator == "exact":
-        fixed = {name: case._replace(dataset_size=len(case.z)) for name, case in fixed.items()}
-    return {name: fixed[name] for name in names(estimator)}
+    size = OWN[estimator].dataset_size
+    sized = {name: case._replace(dataset_size=size(len(case.z), case.dataset_size)) for name, case in fixed.items()}
+    return {name: sized[name] for name in names(estimator)}
 
 
 def _drawn() -> dict[str, Case]:

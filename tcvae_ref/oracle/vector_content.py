@@ -14,6 +14,7 @@ import numpy as np
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import encoding
+from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.oracle.tolerance import allowances
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import QUANTITIES, Allowances, Case, Enclosure, Primitives, Truth
@@ -35,14 +36,6 @@ _FEW_BITS = 2.0**-960  # below this the second half of an enclosure's middle run
 
 # --- the header of a file ----------------------------------------------------------------------------------
 
-_MINIBATCH = "w_ij = 1 / M"
-_WEIGHTS = {
-    "mws": "w_ij = 1 / (N M)",
-    "mss": "w_ii = 1 / N; w_ij = (N - m) / (N m) for j = (i + 1) mod M; w_ij = 1 / m for the rest; m = M - 1",
-    "symmetric-mss": "w_ii = 1 / N; w_ij = (N - 1) / (N (M - 1)) for the rest",
-    "minibatch": _MINIBATCH,
-    "exact": f"{_MINIBATCH}, and M = N",
-}
 _FORMULAS = {
     "L_ijd": "-1/2 [(z_id - mu_jd)^2 / sigma_jd^2 + log sigma_jd^2 + log 2 pi]",
     "log_qz_given_x": "[i] log q(z_i|x_i) = sum_d L_iid",
@@ -67,7 +60,7 @@ def header(estimator: str) -> dict[str, Any]:
         "estimator": estimator,
         "units": "nats",
         "axes": "arrays are [i][d]: sample i or posterior j of M, dimension d of D; N is dataset_size",
-        "weights": _WEIGHTS[estimator],
+        "weights": OWN[estimator].formula,
         "formulas": dict(_FORMULAS),
         "bounds": "lower <= the number <= upper; right in float64: max(lower - got, got - upper, 0) <= allowed",
     }

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.truth import combinations
 from tcvae_ref.oracle.types import ARRAYS, PENALTIES, TERMS, Case
 from tcvae_ref.types import Array

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tcvae_ref.oracle.estimators import find
 from tcvae_ref.oracle.weight_measuring import DIMENSIONS, NOTHING, Ratios
 from tcvae_ref.types import Array
 
@@ -227,7 +228,7 @@ def estimator_of_flat(sizes: Sizes, estimator: str) -> str:
     """The estimator whose weights are all alike: by their size, or the one that is claimed."""
     found = {sizes.constant(log_w) for log_w in sizes.named.values()}
     if not found:
-        return "minibatch" if estimator in ("minibatch", "exact") else "mws"
+        return "mws" if find(estimator).uses_dataset_size else "minibatch"
     return "minibatch" if found == {"1/M"} else "mws"
 
 

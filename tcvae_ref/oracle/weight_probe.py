@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tcvae_ref import checks, estimators
+from tcvae_ref import checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle.judging import Subject
+from tcvae_ref.oracle.estimators import find
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import TargetFault
 from tcvae_ref.oracle.weight_measuring import DIMENSIONS, Ratios, measure
 from tcvae_ref.oracle.weight_patterns import (
@@ -80,7 +81,7 @@ def probe_weights(subject: Subject, quantities: Sequence[str], M: int = 5, N: in
     M : int
         Batch size, 4 to `MOST_ROWS`.
     N : int, optional
-        Data set size it is told: 100, or 4 M if that is more; M where the estimator is exact.
+        Data set size it is told: what is bound, or 100, or 4 M if that is more; M where the estimator is exact.
 
     Returns
     -------
@@ -113,9 +114,9 @@ def _probed(subject: Subject, quantities: Sequence[str], M: int, N: int, close: 
 
 
 def _dataset_size(subject: Subject, M: int, N: int | None) -> int:
-    if subject.estimator == "exact":
+    if find(subject.estimator).whole_data_set:
         return M if N is None else checks.whole_data_set("probe_weights", M, N)
-    return checks.whole_number("probe_weights", "N", max(100, 4 * M) if N is None else N, M)
+    return checks.whole_number("probe_weights", "N", (subject.dataset_size or max(100, 4 * M)) if N is None else N, M)
 
 
 def _recognised(ratios: Ratios, estimator: str, M: int, N: int, close: float) -> WeightProbe:
@@ -143,9 +144,7 @@ def _recognised(ratios: Ratios, estimator: str, M: int, N: int, close: float) ->
 
 
 def _claimed(estimator: str, M: int, N: int) -> Array:
-    if estimator in ("minibatch", "exact"):
-        return np.full((M, M), 1 / M)
-    return np.exp(getattr(estimators, f"log_weights_{estimator.replace('-', '_')}")(M, N))
+    return np.array(find(estimator).weights(M, N), dtype=np.float64)
 
 
 def _sized(ratios: Array, own: Array | None, reading: Reading, is_joint: bool) -> Array:

@@ -8,35 +8,20 @@ which holds to many digits, or the terms themselves are not those of the estimat
 the weights in effect are alpha = a + k, beta = b + k, gamma = c + k, next to a reconstruction of weight r = 1.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tcvae_ref.gaussian import LOG_2PI
-from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, ROLES, WEIGHTS, key, keys
-from tcvae_ref.oracle.inference import map_arguments, parameters_of
-from tcvae_ref.oracle.judging import received
-from tcvae_ref.oracle.mapping import ArgumentMap, Slot
+from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.sampler import Fault
+from tcvae_ref.oracle.step_loss import PIXELS, StepLoss, mean
+from tcvae_ref.oracle.subject import received
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import Case, Observed, TargetFault
 from tcvae_ref.types import Array
 
-IMAGES = keys("recon recons reconst reconstruction rec")
-"""Names of the reconstruction that mean images where the loss takes x besides, and numbers else."""
-LIKELIHOODS: dict[str, Callable[[Array, Array], Array]] = {
-    "Bernoulli": lambda x, p: x * np.log(p) + (1 - x) * np.log1p(-p),
-    "Bernoulli of logits": lambda x, r: x * r - np.logaddexp(0.0, r),
-    "Gaussian of variance 1": lambda x, r: -0.5 * (x - r) ** 2,
-    "Gaussian of variance 1, with log 2 pi": lambda x, r: -0.5 * ((x - r) ** 2 + LOG_2PI),
-    "Gaussian of variance 1/2": lambda x, r: -((x - r) ** 2),
-    "Laplace": lambda x, r: -np.abs(x - r),
-}
-"""log p(x|z) of a pixel, up to a constant, from what the decoder returns."""
-PIXELS = 6
 SHAPES = ((5, 3, 40), (7, 2, 100))
 """(M, D, N) of the cases: the weights are solved for in each apart."""
 COUNT = 18
@@ -73,148 +58,6 @@ class Effective(NamedTuple):
     def weights(self) -> Array:
         """(3,): of MI, TC and DWKL."""
         return np.array([self.alpha, self.beta, self.gamma])
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """Somebody's loss with its reconstruction, as the oracle calls it."""
-
-    name: str
-    callable: Callable[..., Any]
-    arguments: ArgumentMap
-    adapter: Adapter
-    dtype: str
-    weights: Mapping[str, float]
-    """alpha, beta, gamma that it is meant to have."""
-    step: float = 0.0
-    images: int = 0
-    """Which random images, and reconstructions of them, where it takes such."""
-    handed: str = "samples"
-    """How a reconstruction that is a number is handed over: "samples", "mean" or "sum" of the batch."""
-    likelihood: str = "Bernoulli of logits"
-    """Of pixels: one of `LIKELIHOODS`."""
-    weight: float = 1.0
-    """Of the reconstruction, as far as it is known."""
-    dataset_size: int | None = None
-    """N inside the loss, where it does not take it."""
-
-    @property
-    def takes(self) -> frozenset[str]:
-        """What it receives, by the oracle's names."""
-        return self.arguments.names
-
-    def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-        """The loss of a batch, as the oracle's quantity `penalty`."""
-        given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
-        result = self.arguments.call(self.callable, given)
-        return {"penalty": _total(result)}
-
-    def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-        """What the loss adds to minus the reconstruction."""
-        loss = self(tensors, constants)["penalty"]
-        return {"penalty": loss + self.weight * _mean(self.log_px(tensors))}
-
-    def log_px(self, tensors: Mapping[str, Any]) -> Any:
-        """(M,) log p(x|z) of the batch, as tensors: a function of z where the loss takes it as a number."""
-        if self.of_pixels:
-            pixels = LIKELIHOODS[self.likelihood](*self._pixels(tensors))
-            return self.adapter.tensor(np.sum(pixels, axis=1), self.dtype)
-        return 3.0 * tensors["z"][:, 0] - 20.0
-
-    @property
-    def of_pixels(self) -> bool:
-        """Whether the reconstruction is made in the loss, of images."""
-        return bool({"logits", "decoded"} & self.takes)
-
-    @property
-    def likelihoods(self) -> tuple[str, ...]:
-        """Those it may have."""
-        if not self.of_pixels or "logits" in self.takes:
-            return (self.likelihood,)
-        return tuple(LIKELIHOODS)
-
-    def _weights(self, constants: Mapping[str, Any]) -> dict[str, Any]:
-        """The weights it is meant to have, where a case has no others."""
-        return {name: self.weights[name] for name in WEIGHTS if name in self.takes and name not in constants}
-
-    def _reconstruction(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        x, decoded = (self.adapter.tensor(array, self.dtype) for array in self._pixels(tensors))
-        images = {"x": x, "logits": decoded, "decoded": decoded}
-        if self.of_pixels:
-            return images
-        log_px = self.log_px(tensors)
-        if self.handed != "samples":
-            log_px = _mean(log_px) * (log_px.shape[0] if self.handed == "sum" else 1)
-        return {**images, "log_px": log_px, "nll": -log_px}
-
-    def _pixels(self, tensors: Mapping[str, Any]) -> tuple[Array, Array]:
-        """Images of 0 and 1 and what a decoder made of them, (M, P): logits, or numbers between 0 and 1."""
-        M = int(tensors["z"].shape[0])
-        rng = np.random.default_rng([M, self.images])
-        x, logits = rng.integers(0, 2, (M, PIXELS)).astype(float), rng.standard_normal((M, PIXELS))
-        return x, logits if "logits" in self.takes else 1.0 / (1.0 + np.exp(-logits))
-
-
-def _mean(values: Any) -> Any:
-    """Over samples, in whatever framework."""
-    M = int(values.shape[0])
-    return sum((values[i] for i in range(1, M)), values[0]) / M
-
-
-TOTALS = keys("loss total_loss total objective loss_total")
-"""Names of the whole among the parts that a loss returns."""
-
-
-def _total(result: Any) -> Any:
-    """The loss itself, of what a function returned: by its name among others, or the first.
-
-    Raises
-    ------
-    TargetFault
-        Of several things with names none is called a loss.
-    """
-    if hasattr(result, "_asdict"):
-        result = result._asdict()
-    if isinstance(result, Mapping):
-        named = [value for name, value in result.items() if key(str(name)) in TOTALS]
-        if not named and len(result) != 1:
-            names = ", ".join(map(str, result)) or "nothing"
-            raise TargetFault(f"the loss returned {names}; which is minimised is not known: call it loss or total_loss")
-        return named[0] if named else next(iter(result.values()))
-    if isinstance(result, tuple | list) and result:
-        return result[0]
-    return getattr(result, "loss", result)
-
-
-def understand(
-    name: str, function: Callable[..., Any], adapter: Adapter, dtype: str, weights: Mapping[str, float], **options: Any
-) -> StepLoss:
-    """Map a loss's parameters.
-
-    Raises
-    ------
-    InputError
-        As `inference.map_arguments`.
-    """
-    names = [p.name for p in parameters_of(function)]
-    bound = options.pop("bind", None) or {}
-    named = options.pop("arguments", None) or {}
-    found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
-    found = {n: role for n, role in found.items() if n not in named.values() and role not in named}
-    found.update({theirs: role for role, theirs in named.items() if role in ROLES})
-    options["arguments"] = {ours: theirs for ours, theirs in named.items() if ours not in ROLES}
-    if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
-        found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
-    inside = [value for n, value in bound.items() if ARGUMENT_OF.get(key(n)) == "dataset_size"]
-    mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
-
-    def filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
-        return tuple(
-            slot._replace(arguments=(found[slot.parameter],)) if slot.parameter in found else slot for slot in slots
-        )
-
-    mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
-    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=inside[0] if inside else None)
 
 
 # --- the weights in effect -------------------------------------------------------------------------------------------
@@ -254,7 +97,7 @@ def effective(loss: StepLoss, called: Calls, estimator: str) -> Effective:
     rows = []
     for k, case in enumerate(called.cases):
         this = replace(loss, images=k if called.known_pixels else 0)
-        log_px = this.adapter.array(_mean(this.log_px({"z": this.adapter.tensor(case.z, this.dtype)})))
+        log_px = this.adapter.array(mean(this.log_px({"z": this.adapter.tensor(case.z, this.dtype)})))
         found = truth(case, estimator).values
         rows.append([-float(log_px) * called.known_pixels, *(float(found[name].middle) for name in _TERMS), 1.0])
     terms, right = np.array(rows), np.array(called.values)
@@ -284,7 +127,7 @@ def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, floa
     z = {"z": loss.adapter.tensor(case.z, loss.dtype)}
     found = {}
     for name in loss.likelihoods:
-        log_px = [float(one.adapter.array(_mean(replace(one, likelihood=name).log_px(z)))) for one in several]
+        log_px = [float(one.adapter.array(mean(replace(one, likelihood=name).log_px(z)))) for one in several]
         terms, got = np.array(log_px[0]) - log_px[1:], values[1:] - values[0]
         weight = float(terms @ got / (terms @ terms))
         if np.max(np.abs(got - weight * terms)) <= FITS[loss.dtype] * max(1.0, float(np.max(np.abs(values)))):
@@ -295,7 +138,7 @@ def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, floa
 def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool) -> list[Case]:
     """Ordinary batches of one size, as the framework receives them."""
     M, D, N = shape
-    N = M if exact else N if loss.dataset_size is None else loss.dataset_size
+    N = M if exact else loss.dataset_size or N
     rng = np.random.default_rng([seed, M])
     result = []
     for _ in range(COUNT):

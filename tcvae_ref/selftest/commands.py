@@ -1,7 +1,6 @@
 """`tcvae-ref selftest`: options, versions, report."""
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tcvae_ref import __version__, checks
+from tcvae_ref import __version__, checks, extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import check_writable, write_json
 from tcvae_ref.oracle.snippet import assignment
@@ -118,11 +117,7 @@ def _kernels(arguments: argparse.Namespace) -> "tuple[Kernels | None, str]":
 def versions(compiled: "Kernels | None") -> dict[str, str]:
     """What the numbers were computed with."""
     found = {"tcvae-ref": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
+    found |= extensions.versions(*PACKAGES, absent="not installed")
     simd: Any = np.show_config(mode="dicts")
     found["platform"] = f"{platform.platform()}, {os.cpu_count()} processors"
     found["simd of numpy"] = " ".join(simd.get("SIMD Extensions", {}).get("found", [])) or "not known"

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.oracle.formats import FORMATS
-from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.types import Array
 
 DTYPES = ("float64", "float32")
-STRATIFIED = ("mss", "symmetric-mss")
 _WIDEST = {"float64": 700.0, "float32": 80.0}
 """Of |log_var|."""
 _LARGEST = {"float64": 150.0, "float32": 17.0}
@@ -65,12 +64,11 @@ def _dataset_size(rng: np.random.Generator, M: int) -> int:
 
 def batch(rng: np.random.Generator) -> Batch:
     """A batch whose squares ((z - mu) / sigma)^2 and slopes (z - mu) / sigma^2 fit the dtype, which has results."""
-    dtype, estimator = str(rng.choice(DTYPES)), str(rng.choice(ESTIMATORS))
+    dtype, estimator = str(rng.choice(DTYPES)), str(rng.choice(list(OWN)))
     while True:
         M, D = _sizes(rng)
-        if estimator in STRATIFIED and M < 2:
-            M = 2
-        N = M if estimator == "exact" else _dataset_size(rng, M)
+        M = max(M, OWN[estimator].least_batch)
+        N = M if OWN[estimator].whole_data_set else _dataset_size(rng, M)
         z, mu, log_var, hard = _arrays(rng, M, D, dtype)
         with np.errstate(all="ignore"):
             z, mu, log_var = (a.astype(dtype) for a in (z, mu, log_var))

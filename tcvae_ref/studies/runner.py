@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tcvae_ref import __version__
+from tcvae_ref import __version__, extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.data.image_folder import without_warnings
@@ -109,12 +108,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {"tcvae_ref": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name.replace("-", "_")] = version(name)
-        except PackageNotFoundError:
-            found[name.replace("-", "_")] = ""
-    return found
+    return found | {name.replace("-", "_"): said for name, said in extensions.versions(*PACKAGES, absent="").items()}
 
 
 # --- one job, in a worker ----------------------------------------------------------------------------------

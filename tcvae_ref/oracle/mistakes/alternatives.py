@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tcvae_ref.oracle import estimators
 from tcvae_ref.oracle.mistakes.sightings import Sighting
 from tcvae_ref.oracle.mistakes.steps import Loss, gradients, values
 from tcvae_ref.oracle.tolerance import log_variances
-from tcvae_ref.oracle.types import ESTIMATORS, Case
+from tcvae_ref.oracle.types import Case
 from tcvae_ref.types import Array
 
 _MOST_CHOICES = 300_000
@@ -20,11 +21,14 @@ _VALID = {
     ("symmetric-mss", "mss"): "valid alternative: MSS with one free column, not the average over it",
 }
 
+_MISTAKEN = {("mws", "minibatch")}
+"""What is no alternative: the constant 1/N is missing."""
+
 
 def notes(sightings: Sequence[Sighting], estimator: str, quantities: tuple[str, ...], needed: float) -> tuple[str, ...]:
     """What else that is right the target computes; nothing where it computes nothing of the kind."""
-    for other in ESTIMATORS:
-        if other != estimator and _is(sightings, other, needed):
+    for other in estimators.candidates():
+        if other != estimator and (estimator, other) not in _MISTAKEN and _is(sightings, other, needed):
             return (
                 _VALID.get((estimator, other), f"computes {other}, not {estimator} as claimed: --estimator {other}"),
             )
@@ -39,12 +43,9 @@ def notes(sightings: Sequence[Sighting], estimator: str, quantities: tuple[str, 
 
 
 def _is(sightings: Sequence[Sighting], estimator: str, needed: float) -> bool:
-    """Whether the target is right as another estimator. Only MWS and its constant, or weights of rows that sum to 1."""
-    if estimator == "exact":
-        return False
-    stratified = estimator in ("mss", "symmetric-mss")
-    usable = [s for s in sightings if not stratified or 2 <= len(s.case.z) <= s.case.dataset_size]
-    if len(usable) < len(sightings):
+    """Whether the target is right as another estimator."""
+    stratified = estimators.find(estimator).without_replacement
+    if stratified and not all(2 <= len(s.case.z) <= s.case.dataset_size for s in sightings):
         return False
     return all(_agrees(s, Loss, estimator, needed) for s in sightings)
 

@@ -6,17 +6,15 @@ from typing import Any
 import numpy
 from autograd import numpy as np
 
+from tcvae_ref.oracle.estimators import OF_N, UNEVEN, UNIFORM
 from tcvae_ref.oracle.mistakes.steps import Loss
 from tcvae_ref.types import Array
-
-STRATIFIED = ("mss", "symmetric-mss")
-UNIFORM = ("mws", "minibatch", "exact")
 
 
 class MissingConstant(Loss):
     """Weights 1."""
 
-    claims = UNIFORM
+    claims = (UNIFORM,)
 
     def log_weights(self, M: int, N: float) -> Array:
         return numpy.zeros((M, M))
@@ -43,7 +41,7 @@ class OnlyLogN(Loss):
 class OtherDatasetSize(Loss):
     """The size of another data set."""
 
-    claims = ("mws", *STRATIFIED)
+    claims = (OF_N,)
     other: float = 737280
 
     def size(self, N: int, M: int) -> float:
@@ -53,7 +51,7 @@ class OtherDatasetSize(Loss):
 class BatchSizeForDatasetSize(Loss):
     """N = M."""
 
-    claims = ("mws", *STRATIFIED)
+    claims = (OF_N,)
 
     def size(self, N: int, M: int) -> float:
         return M
@@ -62,7 +60,7 @@ class BatchSizeForDatasetSize(Loss):
 class MarginalConstantOnce(Loss):
     """The constant once for all D marginals."""
 
-    claims = UNIFORM
+    claims = (UNIFORM,)
 
     def marginals(self, pairs: Any, log_w: Array) -> Any:
         return self.log_sum_exp(pairs)
@@ -157,7 +155,7 @@ class WeightBeforeSum(Loss):
 class UnweightedMarginals(Loss):
     """Marginals with weights 1."""
 
-    claims = STRATIFIED
+    claims = (UNEVEN,)
 
     def marginals(self, pairs: Any, log_w: Array) -> Any:
         return self.log_sum_exp(pairs)
@@ -166,7 +164,7 @@ class UnweightedMarginals(Loss):
 class EvenMarginals(Loss):
     """Marginals with weights 1/M."""
 
-    claims = STRATIFIED
+    claims = (UNEVEN,)
 
     def marginals(self, pairs: Any, log_w: Array) -> Any:
         return self.log_sum_exp(pairs) - numpy.log(len(log_w))
@@ -175,7 +173,7 @@ class EvenMarginals(Loss):
 class UnweightedJoint(Loss):
     """The joint with weights 1."""
 
-    claims = STRATIFIED
+    claims = (UNEVEN,)
 
     def joint(self, pairs: Any, log_w: Array) -> Any:
         return self.log_sum_exp(np.sum(pairs, axis=2))
@@ -184,7 +182,7 @@ class UnweightedJoint(Loss):
 class WeightsAndConstant(Loss):
     """1/(N M) besides stratified weights."""
 
-    claims = STRATIFIED
+    claims = (UNEVEN,)
 
     def log_w(self, M: int, N: float) -> Array:
         return super().log_w(M, N) - numpy.log(N * M)

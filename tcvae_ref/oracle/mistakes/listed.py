@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from tcvae_ref import extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.catalogue import CATALOGUE, Entry
+from tcvae_ref.oracle.estimators import may_hold
 from tcvae_ref.oracle.mistakes import aggregate, constants, density, reduction
 from tcvae_ref.oracle.mistakes.steps import Loss
 
@@ -258,5 +259,6 @@ def possible(estimator: str, quantities: tuple[str, ...]) -> list[Mistake]:
     return [
         mistake
         for mistake in (*MISTAKES, *added())
-        if estimator in mistake.steps.claims and (not mistake.steps.needs or set(mistake.steps.needs) & set(quantities))
+        if may_hold(mistake.steps.claims, estimator)
+        and (not mistake.steps.needs or set(mistake.steps.needs) & set(quantities))
     ]

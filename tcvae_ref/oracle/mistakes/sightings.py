@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tcvae_ref.oracle.against_truth import compared_gradients, compared_values, what_is_off
 from tcvae_ref.oracle.comparison import exactly
-from tcvae_ref.oracle.judging import Subject, compared_gradients, compared_values, what_is_off
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import Allowances, Case, Observed, Truth
 from tcvae_ref.types import Array

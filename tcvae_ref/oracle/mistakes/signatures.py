@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tcvae_ref.oracle.estimators import UNEVEN, may_hold
 from tcvae_ref.oracle.mistakes.sightings import Sighting
 from tcvae_ref.oracle.mistakes.steps import LOG_2PI
 from tcvae_ref.oracle.types import ARRAYS, Case
@@ -73,7 +74,8 @@ class Hypothesis(NamedTuple):
     id: str
     words: str
     constants: Callable[[Sizes, float], Constants]
-    estimators: tuple[str, ...]
+    claims: tuple[str, ...]
+    """As `steps.Loss.claims`."""
     has_free: bool = False
 
 
@@ -113,9 +115,11 @@ def _two_pi(s: Sizes, free: float) -> Constants:
     return Constants(s.D * one, s.D * one, one, s.D * one)
 
 
+MINIBATCH = ("minibatch", "exact")
+
 _HYPOTHESES = (
     Hypothesis("missing-constant", "log q(z) and log q(z_d) lack - log(N M)", _alike(_log_nm), ("mws",)),
-    Hypothesis("missing-constant", "log q(z) and log q(z_d) lack - log M", _alike(_log_m), ("minibatch", "exact")),
+    Hypothesis("missing-constant", "log q(z) and log q(z_d) lack - log M", _alike(_log_m), MINIBATCH),
     Hypothesis(
         "only-log-m", "log q(z) and log q(z_d) lack - log N (or N = 1 is used): log M alone", _alike(_log_n), ("mws",)
     ),
@@ -141,7 +145,7 @@ _HYPOTHESES = (
         "marginal-constant-once",
         "log M is subtracted once from sum_d log q(z_d), not from each of the D marginals",
         lambda s, free: Constants(0.0, (s.D - 1) * _log_m(s, 0), _log_m(s, 0)),
-        ("minibatch", "exact"),
+        MINIBATCH,
     ),
     Hypothesis(
         "weight-before-sum",
@@ -153,13 +157,13 @@ _HYPOTHESES = (
         "weight-before-sum",
         "log M is subtracted from the joint once for each dimension",
         lambda s, free: Constants(joint=(1 - s.D) * _log_m(s, 0)),
-        ("minibatch", "exact"),
+        MINIBATCH,
     ),
     Hypothesis(
         "weights-and-constant",
         "log(N M) is subtracted from log q(z) and log q(z_d) besides the weights",
         _alike(lambda s, free: -_log_nm(s, 0)),
-        ("mss", "symmetric-mss"),
+        (UNEVEN,),
     ),
     *(
         Hypothesis("constant-offset", f"log q(z_d) lacks - {name}, log q(z) does not", _marginals(amount), ("mws",))
@@ -190,7 +194,7 @@ def constants(sightings: Sequence[Sighting], estimator: str) -> list[Reading]:
     """Readings of a target that is off by constants alone: one of `_HYPOTHESES`, or log 2 pi and another of them."""
     if not constants_only(sightings):
         return []
-    known = [one for one in _HYPOTHESES if not one.estimators or estimator in one.estimators]
+    known = [one for one in _HYPOTHESES if may_hold(one.claims, estimator)]
     found = [reading for one in known for reading in _fit(sightings, one)]
     if found:
         return found

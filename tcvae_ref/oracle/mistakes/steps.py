@@ -10,9 +10,10 @@ from autograd import numpy as np
 from autograd.tracer import getval
 
 from tcvae_ref.estimators import log_sum_exp
+from tcvae_ref.oracle.estimators import find
 from tcvae_ref.oracle.reference import LOG_VARIANCES
 from tcvae_ref.oracle.tolerance import log_variances
-from tcvae_ref.oracle.types import ARRAYS, ESTIMATORS, Case
+from tcvae_ref.oracle.types import ARRAYS, Case
 from tcvae_ref.types import Array
 
 LOG_2PI = float(numpy.log(2 * numpy.pi))
@@ -25,8 +26,8 @@ class Loss:
     as base classes of one.
     """
 
-    claims: tuple[str, ...] = ESTIMATORS
-    """The estimators that the mistake is possible in, and changes."""
+    claims: tuple[str, ...] = ()
+    """The estimators, or kinds of them as `estimators.UNEVEN`, that the mistake is possible in; none: any."""
     needs: tuple[str, ...] = ()
     """The quantities of which one must be returned for it to show; none: any."""
 
@@ -64,17 +65,8 @@ class Loss:
 
     def log_weights(self, M: int, N: float) -> Array:
         """Log w_ij, (M, M)."""
-        if self.estimator == "mws":
-            return numpy.full((M, M), -numpy.log(N * M))
-        if self.estimator in ("minibatch", "exact"):
-            return numpy.full((M, M), -numpy.log(M))
-        m, i = M - 1, numpy.arange(M)
-        w = numpy.full((M, M), (N - 1) / (N * m))
-        if self.estimator == "mss":
-            w[:] = 1 / m
-            w[i, (i + 1) % M] = (N - m) / (N * m)
-        w[i, i] = 1 / N
-        return numpy.log(w)
+        weight = find(self.estimator).weight
+        return numpy.log([[weight(i, j, M, N) for j in range(M)] for i in range(M)])
 
     def log_w(self, M: int, N: float) -> Array:
         """The weights as they are added."""

@@ -1,15 +1,12 @@
-"""One target on one case: what it returned, held to the truth."""
+"""The checks "values" and "gradients": what a target returned for one case, held to the truth."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from tcvae_ref.oracle import tolerance
-from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.comparison import Comparison
-from tcvae_ref.oracle.tolerance import allowances
+from tcvae_ref.oracle.comparison import Comparison, worst_elements
+from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import (
     ARRAYS,
@@ -19,65 +16,10 @@ from tcvae_ref.oracle.types import (
     Counterexample,
     Element,
     Observed,
-    Primitives,
     TargetFault,
-    TensorFunction,
     Truth,
     Verdict,
 )
-from tcvae_ref.types import Array
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A target in one dtype and variant, and what it is taken to compute."""
-
-    function: TensorFunction
-    adapter: Adapter
-    variant: str
-    dtype: str
-    estimator: str
-    parameterisation: str
-    primitives: Primitives
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Those of alpha, beta and gamma that the target has inside."""
-    dataset_size: int | None = None
-    """N where the target has it inside."""
-
-    def receive(self, case: Case) -> Case:
-        """The case as the framework receives it: arrays rounded to the dtype and read back, weights and N as inside."""
-        as_sent = received(case, self.adapter, self.dtype, self.parameterisation)
-        if self.dataset_size is not None:
-            as_sent = as_sent._replace(dataset_size=self.dataset_size)
-        return as_sent._replace(**self.weights)  # type: ignore[arg-type]  # they are floats
-
-    def observe(self, received: Case, gradients: Sequence[str] = ()) -> Observed:
-        """Call the target; TargetFault where it returns what cannot be judged."""
-        return self.adapter.observe(
-            self.function, received.arrays, received.constants, self.dtype, self.variant, gradients
-        )
-
-    def allowances(self, received: Case, *, expanded: bool = False, gradients: bool = True) -> Allowances:
-        """What may be off, in this dtype."""
-        return allowances(received, self.estimator, self.dtype, self.primitives, expanded=expanded, gradients=gradients)
-
-
-WIDTHS: dict[str, Callable[[Array], Array]] = {
-    "log_var": lambda log_var: log_var,
-    "log_std": lambda log_var: 0.5 * log_var,
-    "std": lambda log_var: np.exp(0.5 * log_var),
-    "var": lambda log_var: np.exp(log_var),
-}
-"""What a target may be given -> it, from log sigma^2."""
-
-
-def received(case: Case, adapter: Adapter, dtype: str, parameterisation: str) -> Case:
-    """A case with the width in a target's parameterisation, rounded to a dtype and read back."""
-    spread = case.spread
-    if case.parameterisation != parameterisation:
-        spread = WIDTHS[parameterisation](tolerance.log_variances(case))
-    z, mu, spread = (adapter.array(adapter.tensor(a, dtype)) for a in (case.z, case.mu, spread))
-    return case._replace(z=z, mu=mu, spread=spread, parameterisation=parameterisation)
 
 
 class Finding(NamedTuple):
@@ -157,10 +99,9 @@ def _judge(
     if worst <= 1:
         vacuous = any(c.vacuous for c in compared)
         return Finding(Verdict.INCONCLUSIVE if vacuous else Verdict.PASS, worst, received)
-    elements = sorted((e for c in compared for e in c.elements()), key=lambda e: -e.ratio)[:5]
     verdict, message = _failure(subject, received, observed, true, reading, wrong, compared)
     stage = first_wrong_stage(observed, true, allowed) if wrong is Verdict.WRONG else "gradient"
-    return Finding(verdict, worst, received, tuple(elements), stage, message, what_is_off(compared))
+    return Finding(verdict, worst, received, worst_elements(compared), stage, message, what_is_off(compared))
 
 
 def what_is_off(compared: Iterable[Comparison]) -> frozenset[tuple[str, str]]:

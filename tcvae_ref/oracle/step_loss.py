@@ -1,0 +1,169 @@
+"""Somebody's whole loss as the oracle calls it: its parameters, and a reconstruction to hand over."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tcvae_ref.gaussian import LOG_2PI
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.aliases import ROLES, WEIGHTS, key, keys
+from tcvae_ref.oracle.inference import map_arguments, parameters_of
+from tcvae_ref.oracle.mapping import ArgumentMap, Slot
+from tcvae_ref.oracle.types import TargetFault
+from tcvae_ref.types import Array
+
+IMAGES = keys("recon recons reconst reconstruction rec")
+"""Names of the reconstruction that mean images where the loss takes x besides, and numbers else."""
+LIKELIHOODS: dict[str, Callable[[Array, Array], Array]] = {
+    "Bernoulli": lambda x, p: x * np.log(p) + (1 - x) * np.log1p(-p),
+    "Bernoulli of logits": lambda x, r: x * r - np.logaddexp(0.0, r),
+    "Gaussian of variance 1": lambda x, r: -0.5 * (x - r) ** 2,
+    "Gaussian of variance 1, with log 2 pi": lambda x, r: -0.5 * ((x - r) ** 2 + LOG_2PI),
+    "Gaussian of variance 1/2": lambda x, r: -((x - r) ** 2),
+    "Laplace": lambda x, r: -np.abs(x - r),
+}
+"""log p(x|z) of a pixel, up to a constant, from what the decoder returns."""
+PIXELS = 6
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Somebody's loss with its reconstruction, as the oracle calls it."""
+
+    name: str
+    callable: Callable[..., Any]
+    arguments: ArgumentMap
+    adapter: Adapter
+    dtype: str
+    weights: Mapping[str, float]
+    """alpha, beta, gamma that it is meant to have."""
+    step: float = 0.0
+    images: int = 0
+    """Which random images, and reconstructions of them, where it takes such."""
+    handed: str = "samples"
+    """How a reconstruction that is a number is handed over: "samples", "mean" or "sum" of the batch."""
+    likelihood: str = "Bernoulli of logits"
+    """Of pixels: one of `LIKELIHOODS`."""
+    weight: float = 1.0
+    """Of the reconstruction, as far as it is known."""
+    dataset_size: int | None = None
+    """N inside the loss, where it does not take it."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """What it receives, by the oracle's names."""
+        return self.arguments.names
+
+    def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """The loss of a batch, as the oracle's quantity `penalty`."""
+        given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
+        result = self.arguments.call(self.callable, given)
+        return {"penalty": _total(result)}
+
+    def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        """What the loss adds to minus the reconstruction."""
+        loss = self(tensors, constants)["penalty"]
+        return {"penalty": loss + self.weight * mean(self.log_px(tensors))}
+
+    def log_px(self, tensors: Mapping[str, Any]) -> Any:
+        """(M,) log p(x|z) of the batch, as tensors: a function of z where the loss takes it as a number."""
+        if self.of_pixels:
+            pixels = LIKELIHOODS[self.likelihood](*self._pixels(tensors))
+            return self.adapter.tensor(np.sum(pixels, axis=1), self.dtype)
+        return 3.0 * tensors["z"][:, 0] - 20.0
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether the reconstruction is made in the loss, of images."""
+        return bool({"logits", "decoded"} & self.takes)
+
+    @property
+    def likelihoods(self) -> tuple[str, ...]:
+        """Those it may have."""
+        if not self.of_pixels or "logits" in self.takes:
+            return (self.likelihood,)
+        return tuple(LIKELIHOODS)
+
+    def _weights(self, constants: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights it is meant to have, where a case has no others."""
+        return {name: self.weights[name] for name in WEIGHTS if name in self.takes and name not in constants}
+
+    def _reconstruction(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        x, decoded = (self.adapter.tensor(array, self.dtype) for array in self._pixels(tensors))
+        images = {"x": x, "logits": decoded, "decoded": decoded}
+        if self.of_pixels:
+            return images
+        log_px = self.log_px(tensors)
+        if self.handed != "samples":
+            log_px = mean(log_px) * (log_px.shape[0] if self.handed == "sum" else 1)
+        return {**images, "log_px": log_px, "nll": -log_px}
+
+    def _pixels(self, tensors: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Images of 0 and 1 and what a decoder made of them, (M, P): logits, or numbers between 0 and 1."""
+        M = int(tensors["z"].shape[0])
+        rng = np.random.default_rng([M, self.images])
+        x, logits = rng.integers(0, 2, (M, PIXELS)).astype(float), rng.standard_normal((M, PIXELS))
+        return x, logits if "logits" in self.takes else 1.0 / (1.0 + np.exp(-logits))
+
+
+def mean(values: Any) -> Any:
+    """Over samples, in whatever framework."""
+    M = int(values.shape[0])
+    return sum((values[i] for i in range(1, M)), values[0]) / M
+
+
+TOTALS = keys("loss total_loss total objective loss_total")
+"""Names of the whole among the parts that a loss returns."""
+
+
+def _total(result: Any) -> Any:
+    """The loss itself, of what a function returned: by its name among others, or the first.
+
+    Raises
+    ------
+    TargetFault
+        Of several things with names none is called a loss.
+    """
+    if hasattr(result, "_asdict"):
+        result = result._asdict()
+    if isinstance(result, Mapping):
+        named = [value for name, value in result.items() if key(str(name)) in TOTALS]
+        if not named and len(result) != 1:
+            names = ", ".join(map(str, result)) or "nothing"
+            raise TargetFault(f"the loss returned {names}; which is minimised is not known: call it loss or total_loss")
+        return named[0] if named else next(iter(result.values()))
+    if isinstance(result, tuple | list) and result:
+        return result[0]
+    return getattr(result, "loss", result)
+
+
+def understand(
+    name: str, function: Callable[..., Any], adapter: Adapter, dtype: str, weights: Mapping[str, float], **options: Any
+) -> StepLoss:
+    """Map a loss's parameters.
+
+    Raises
+    ------
+    InputError
+        As `inference.map_arguments`.
+    """
+    names = [p.name for p in parameters_of(function)]
+    bound = options.pop("bind", None) or {}
+    named = options.pop("arguments", None) or {}
+    found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
+    found = {n: role for n, role in found.items() if n not in named.values() and role not in named}
+    found.update({theirs: role for role, theirs in named.items() if role in ROLES})
+    options["arguments"] = {ours: theirs for ours, theirs in named.items() if ours not in ROLES}
+    if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
+        found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
+    mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
+
+    def filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+        return tuple(
+            slot._replace(arguments=(found[slot.parameter],)) if slot.parameter in found else slot for slot in slots
+        )
+
+    mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
+    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=mapped.bound.get("dataset_size"))
