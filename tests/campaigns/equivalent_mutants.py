@@ -128,7 +128,7 @@ RULES = [
         "blocks beyond the last point are empty",
     ),
     Rule(
-        "kernels/tcvae_kernels/pairwise.py", "zero = T.dtype.type(0)", "0 -> 1", 1,
+        "kernels/tcvae_kernels/pairwise.py", "N, zero = T.size, T.dtype.type(0)", "0 -> 1", 1,
         "any finite number in place of -inf will do", "_joint_rows",
     ),
 ]  # fmt: skip
