@@ -124,7 +124,7 @@ def commands_in(text):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in GUIDES if "```bash" in path.read_text()], ids=lambda p: p.parent.name
+    "path", [path for path in GUIDES if "```bash" in path.read_text()], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_shell_blocks_run_and_print_what_follows(path, tmp_path, monkeypatch):
     """In the guide's order, in a folder that holds what the guide says is the reader's own."""
