@@ -200,18 +200,19 @@ for dtype in (np.float64, np.float32):
     Z = np.zeros((4, 4))
     exp.sum_of_weights(a)
     pairwise._joint_exponentials(a, a, a, a, a, one, one, one, one)
-    pairwise._squares_and_exponentials(A, 0, 0, a, a, a, a, a, a, a, a, a, a, a)
-    pairwise._squares_and_sums(A, 0, 0, a, a, a, a, a, a, a)
+    pairwise._squares_and_sums(A, 0, 0, a, a, a, a, a, a, a, (a, a, a, a))
+    pairwise._squares_and_sums(A, 0, 0, a, a, a, a, a, a, a, None)
     pairwise._joint_sums(A, 0, 0, a, a, a, a, a, a, a, a, Z)
     pairwise._own_sums(A, 0, 0, a, a, a, a, a, a, one, one, one, one, a, a, Z)
 @numba.njit
 def library(x):
     return np.exp(x)
 library(1.0)
-for f in (exp.sum_of_weights, pairwise._joint_exponentials, pairwise._squares_and_exponentials,
-          pairwise._squares_and_sums, pairwise._joint_sums, pairwise._own_sums, library):
+for f in (exp.sum_of_weights, pairwise._joint_exponentials, pairwise._squares_and_sums,
+          pairwise._joint_sums, pairwise._own_sums, library):
     for signature, text in f.inspect_asm().items():
-        print("===", f.__name__, "float32" if "float32" in str(signature) else "float64", text, sep=chr(10))
+        name = f.__name__ + " alone" * ("none" in str(signature))
+        print("===", name, "float32" if "float32" in str(signature) else "float64", text, sep=chr(10))
 """
 
 

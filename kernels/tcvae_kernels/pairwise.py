@@ -159,8 +159,11 @@ def logarithm(total, top, less, log_base):
 
 
 @jit
-def _squares_and_exponentials(z, i, d, mu, s, g, S0, S1, S2, S3, E0, E1, E2, E3):
-    """S_r += t^2 and E_r = exp((g - t^2) / 2) for the samples i ... i + 3 and one dimension's mu, s, g; sums of E_r."""
+def _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3, kept):
+    """S_r += t^2 and the sums of exp((g - t^2) / 2), for the samples i ... i + 3 and one dimension's mu, s, g.
+
+    The exponentials are left in kept = E_0 ... E_3, where that is not None.
+    """
     vector_loop()
     z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
     zero = mu.dtype.type(0)
@@ -178,34 +181,8 @@ def _squares_and_exponentials(z, i, d, mu, s, g, S0, S1, S2, S3, E0, E1, E2, E3)
             multiply_add(-t2, t2, g_j),
             multiply_add(-t3, t3, g_j),
         )
-        E0[j], E1[j], E2[j], E3[j] = e0, e1, e2, e3
-        sum0 += e0
-        sum1 += e1
-        sum2 += e2
-        sum3 += e3
-    return sum0, sum1, sum2, sum3
-
-
-@jit
-def _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3):
-    """`_squares_and_exponentials` for who wants the sums only."""
-    vector_loop()
-    z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
-    zero = mu.dtype.type(0)
-    sum0, sum1, sum2, sum3 = zero, zero, zero, zero
-    for j in range(mu.size):
-        mu_j, s_j, g_j = mu[j], s[j], g[j]
-        t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
-        S0[j] = multiply_add(t0, t0, S0[j])
-        S1[j] = multiply_add(t1, t1, S1[j])
-        S2[j] = multiply_add(t2, t2, S2[j])
-        S3[j] = multiply_add(t3, t3, S3[j])
-        e0, e1, e2, e3 = weight_four(
-            multiply_add(-t0, t0, g_j),
-            multiply_add(-t1, t1, g_j),
-            multiply_add(-t2, t2, g_j),
-            multiply_add(-t3, t3, g_j),
-        )
+        if kept is not None:
+            kept[0][j], kept[1][j], kept[2][j], kept[3][j] = e0, e1, e2, e3
         sum0 += e0
         sum1 += e1
         sum2 += e2
@@ -424,7 +401,7 @@ def _weighted_sums(z, i, posteriors, S0, S1, S2, S3, E0, E1, E2, E3, special, st
     N, stop = posteriors.T.size, start + S0.size
     for d in range(z.shape[1]):
         mu, s, g = posteriors.mu[d, start:stop], posteriors.s[d, start:stop], posteriors.g[d, start:stop]
-        a0, a1, a2, a3 = _squares_and_exponentials(z, i, d, mu, s, g, S0, S1, S2, S3, E0, E1, E2, E3)
+        a0, a1, a2, a3 = _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3, (E0, E1, E2, E3))
         marginals[i, d] += _reweighted(E0, i, N, special, start, a0)
         marginals[i + 1, d] += _reweighted(E1, i + 1, N, special, start, a1)
         marginals[i + 2, d] += _reweighted(E2, i + 2, N, special, start, a2)
@@ -454,7 +431,7 @@ def values(z, posteriors, special, first, last, tile, tiny, S, E, found):
             else:
                 for d in range(D):
                     a0, a1, a2, a3 = _squares_and_sums(
-                        z, i, d, mu[d, start:stop], s[d, start:stop], g[d, start:stop], S0, S1, S2, S3
+                        z, i, d, mu[d, start:stop], s[d, start:stop], g[d, start:stop], S0, S1, S2, S3, None
                     )
                     marginals[i, d] += a0
                     marginals[i + 1, d] += a1
@@ -508,9 +485,9 @@ def _add_marginals(
     for start in range(0, N, tile):
         stop = min(N, start + tile)
         part0, part1, part2, part3 = E0[start:stop], E1[start:stop], E2[start:stop], E3[start:stop]
-        a0, a1, a2, a3 = _squares_and_exponentials(
+        a0, a1, a2, a3 = _squares_and_sums(
             *(z, i, d, mu[start:stop], s[start:stop], g[start:stop]),
-            *(W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop], part0, part1, part2, part3),
+            *(W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop], (part0, part1, part2, part3)),
         )
         sum0 += _reweighted(part0, i, N, special, start, a0)
         sum1 += _reweighted(part1, i + 1, N, special, start, a1)
