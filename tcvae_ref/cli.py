@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from tcvae_ref import __version__, checks, figures
+from tcvae_ref.arguments import Parser
 from tcvae_ref.checks import InputError
 from tcvae_ref.command_parts import (
     EPILOG,
@@ -70,15 +71,8 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of widths such as 256,256") from None
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints keep to one line, whatever was given."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(checks.one_line(message))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="tcvae-ref",
         description="Judge a beta-TCVAE loss; train one on a CPU, decompose its ELBO exactly, score its latents.",
         epilog=EPILOG,

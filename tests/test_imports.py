@@ -27,6 +27,7 @@ ROOMS = {
     },
 }
 ALONE = {
+    "arguments": {"checks"},
     "extensions": {"checks"},
     "files": {"checks"},
     "progress": {"types"},

@@ -1,6 +1,5 @@
 """The guides tell the truth: their blocks run and print what stands below them, what they name and link to exists."""
 
-import argparse
 import contextlib
 import io
 import json
@@ -192,9 +191,7 @@ def run(words):
 def assert_is_accepted(words):
     """By the parser, where the command is one of this package."""
     if words[0].endswith("tcvae-ref") and words[1] == "bench":
-        parser = argparse.ArgumentParser()
-        bench.add_arguments(parser)
-        parser.parse_args(words[2:])
+        bench.arguments_parser().parse_args(words[2:])
     elif words[0].endswith("tcvae-ref"):
         cli._parser().parse_args(words[1:])
 

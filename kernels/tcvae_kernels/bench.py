@@ -22,13 +22,14 @@ from contextlib import contextmanager
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tcvae_kernels import threads
 from tcvae_kernels.machine import cores, describe, versions
 from tcvae_ref import checks
+from tcvae_ref.arguments import Parser
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable, write_json
 from tcvae_ref.progress import Progress
@@ -566,14 +567,9 @@ def run(arguments: argparse.Namespace) -> int:
     return int(interrupted or bool(bench.refused))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(checks.one_line(message))
-
-
 def arguments_parser() -> argparse.ArgumentParser:
     """The benchmark's arguments."""
-    parser = _Parser(prog="tcvae-ref bench", description=__doc__)
+    parser = Parser(prog="tcvae-ref bench", description=__doc__)
     add_arguments(parser)
     return parser
 
