@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,14 @@ DIGITS = 10
 """Hexadecimal digits of an id."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """A failing case with all that is needed to run it again."""
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What both kinds of records have."""
 
     id: str
     target: str
+    """The function that was found wrong."""
     framework: str
-    estimator: str
-    mapping: str
     check: str
     dtype: str
     variant: str
@@ -42,8 +41,16 @@ class Record:
     """When it was saved."""
     seed: int
     options: dict[str, Any]
-    """Of `check`, as the report has them."""
+    """Of `check` or `check_step`, as the report has them."""
     versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(_Kept):
+    """A failing case with all that is needed to run it again."""
+
+    estimator: str
+    mapping: str
     counterexample: Counterexample
 
     @property
@@ -52,26 +59,12 @@ class Record:
         return self.counterexample.case
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """A failing part of a training step; its inputs follow from the seed and the options."""
+@dataclass(frozen=True, kw_only=True)
+class StepRecord(_Kept):
+    """A failing part of a training step, `check` of `types.PARTS`; its inputs follow from the seed and the options."""
 
-    id: str
-    target: str
-    """The function that the part was found in."""
     handed: str
-    """What it was handed over as: sampler, loss or weights."""
-    framework: str
-    check: str
-    """The part, one of `types.PARTS`."""
-    dtype: str
-    variant: str
-    verdict: Verdict
-    """When it was saved."""
-    seed: int
-    options: dict[str, Any]
-    """Of `check_step`, as the report has them."""
-    versions: dict[str, str]
+    """What the function was handed over as: sampler, loss or weights."""
 
 
 _NONE = "replay: no cases in {folder}; a failing `tcvae-ref check` or `check-step` saves them, or name a --cases"
@@ -91,24 +84,34 @@ def record(report: Report, result: CheckResult) -> Record:
     example = result.counterexample
     if example is None:
         raise InputError(f"records: {result.check} ({result.dtype}, {result.variant}) has no counterexample to keep")
-    where = (result.check, result.dtype, result.variant)
-    name = case_id(report.target, *where, example.case)
-    about = (report.target, report.framework, report.estimator, report.mapping)
-    return Record(name, *about, *where, result.verdict, report.seed, report.options, report.versions, example)
+    return Record(
+        id=case_id(report.target, result.check, result.dtype, result.variant, example.case),
+        target=report.target,
+        estimator=report.estimator,
+        mapping=report.mapping,
+        counterexample=example,
+        **_of_both(report, result),
+    )
 
 
 def step_record(report: Report, index: int) -> StepRecord:
     """What `save` writes for one result of `check_step`, whose functions were handed over by name."""
-    result, options = report.results[index], report.options
-    handed = options["handed_as"][index]
-    target = options["handed"][handed]
-    about = (target, handed, report.framework, result.check, result.dtype, result.variant)
-    name = _step_id(about, report.seed, options)
-    return StepRecord(name, *about, result.verdict, report.seed, options, report.versions)
+    handed = report.options["handed_as"][index]
+    about = _of_both(report, report.results[index])
+    kept = StepRecord(id="", target=report.options["handed"][handed], handed=handed, **about)
+    return replace(kept, id=_step_id(kept))
 
 
-def _step_id(about: Sequence[str], seed: int, options: dict[str, Any]) -> str:
-    content = json.dumps([*about, seed, options], sort_keys=True)
+def _of_both(report: Report, result: CheckResult) -> dict[str, Any]:
+    """What any record has of a result."""
+    return {
+        **{name: getattr(result, name) for name in ("check", "dtype", "variant", "verdict")},
+        **{name: getattr(report, name) for name in ("framework", "seed", "options", "versions")},
+    }
+
+
+def _step_id(kept: StepRecord) -> str:
+    content = json.dumps([*(getattr(kept, name) for name in _STEP_TEXTS[1:]), kept.seed, kept.options], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
 
 
@@ -196,7 +199,7 @@ def load_any(name: str, folder: Path = FOLDER) -> Record | StepRecord:
     if isinstance(kept, Record):
         wanted = case_id(kept.target, kept.check, kept.dtype, kept.variant, kept.case)
     else:
-        wanted = _step_id([getattr(kept, name) for name in _STEP_TEXTS[1:]], kept.seed, kept.options)
+        wanted = _step_id(kept)
     if kept.id != wanted:
         raise InputError(f"{path}: was changed by hand, its id does not fit its inputs; run the check again")
     check_seal(path, content, "run the check again")
@@ -228,37 +231,31 @@ def _to_json(kept: Record | StepRecord) -> dict[str, Any]:
     }
 
 
-def _require_format(content: dict[str, Any]) -> None:
-    if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']!r} in place of {FORMAT}")
-
-
 def _step_from_json(content: dict[str, Any]) -> StepRecord:
-    _require_format(content)
-    options = _options(dict(content["options"]))
-    if content["handed"] not in HANDED or content["check"] not in PARTS or not set(options) <= _OF_A_STEP:
-        raise ValueError(f"{content['handed']!r}, {content['check']!r} and its options are not those of check-step")
-    return StepRecord(
-        **encoding.texts(content, _STEP_TEXTS),
-        verdict=Verdict(content["verdict"]),
-        seed=encoding.whole(content["seed"]),
-        options=options,
-        versions=dict(content["versions"]),
-    )
+    read = _both_from_json(content, _STEP_TEXTS)
+    if read["handed"] not in HANDED or read["check"] not in PARTS or not set(read["options"]) <= _OF_A_STEP:
+        raise ValueError(f"{read['handed']!r}, {read['check']!r} and its options are not those of check-step")
+    return StepRecord(**read)
 
 
 def _from_json(content: dict[str, Any]) -> Record:
-    _require_format(content)
+    read = _both_from_json(content, _TEXTS)
     example = encoding.counterexample_from_json(content)
     encoding.require_usable(example.case)
-    return Record(
-        **encoding.texts(content, _TEXTS),
-        verdict=Verdict(content["verdict"]),
-        seed=encoding.whole(content["seed"]),
-        options=_options(dict(content["options"])),
-        versions=dict(content["versions"]),
-        counterexample=example,
-    )
+    return Record(**read, counterexample=example)
+
+
+def _both_from_json(content: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """What any record has, with those of its entries that are `texts`."""
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']!r} in place of {FORMAT}")
+    return {
+        **encoding.texts(content, texts),
+        "verdict": Verdict(content["verdict"]),
+        "seed": encoding.whole(content["seed"]),
+        "options": _options(dict(content["options"])),
+        "versions": dict(content["versions"]),
+    }
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -267,9 +264,11 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **{"steps": list, "warm_up": list},
 }
 """Options that say how the target is called, or what of a training step is looked at, and what each is."""
+OF_THE_LOSS = ("arguments", "parameterisation", "packed", "factory", "bind")
+"""Options of `check_step` that say how a loss is called."""
 _OF_A_STEP = {
     *("handed", "handed_as", "alpha", "beta", "gamma", "estimator", "framework", "steps", "warm_up", "dataset_size"),
-    *("bind", "arguments", "parameterisation", "packed", "factory"),
+    *OF_THE_LOSS,
 }
 
 

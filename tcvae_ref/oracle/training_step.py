@@ -17,7 +17,7 @@ from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.catalogue import find as find_entry
 from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.primitives import probe
-from tcvae_ref.oracle.records import StepRecord
+from tcvae_ref.oracle.records import OF_THE_LOSS, StepRecord
 from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.step_loss import StepLoss, understand
 from tcvae_ref.oracle.subject import Subject
@@ -36,8 +36,6 @@ from tcvae_ref.types import Array
 Handed: TypeAlias = str | Callable[..., Any] | None
 """A function or its name, as `target.load` takes it."""
 
-OF_THE_LOSS = ("arguments", "parameterisation", "packed", "factory", "bind")
-"""Options that say how a loss is called."""
 BETA = 6.0
 """What a loss that takes beta is handed where nothing else is said: the paper's on dSprites."""
 _ARRIVED = 1e-3
