@@ -6,17 +6,16 @@ What takes long to import, or may not be installed, is imported by the command t
 import argparse
 import contextlib
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import atomic_write, check_writable, write_json
+from tcvae_ref.files import atomic_write, check_writable
 from tcvae_ref.oracle import estimators, process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
-from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path
+from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
 from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
@@ -236,11 +235,7 @@ def _run(arguments: argparse.Namespace, options: dict[str, Any], progress: Progr
 def _write(arguments: argparse.Namespace, checked: Report, saved: dict[int, str]) -> None:
     from tcvae_ref.oracle import machine_report
 
-    content = machine_report.to_json(checked)
-    if arguments.json == STANDARD_OUTPUT:
-        print(json.dumps(content, indent=2, allow_nan=False))
-    elif arguments.json is not None:
-        write_json(arguments.json, content)
+    put_json(arguments.json, machine_report.to_json(checked))
     if arguments.junit is not None:
         with atomic_write(arguments.junit) as file:
             file.write(machine_report.to_junit(checked, saved, arguments.cases))
@@ -254,9 +249,7 @@ def _write_page(arguments: argparse.Namespace, checked: Report, saved: dict[int,
     if not arguments.isolate and any(r.check == "values" and r.verdict is not Verdict.ERROR for r in checked.results):
         with contextlib.redirect_stdout(sys.stderr):
             weights = probed(arguments.target, _target_options("check", arguments))
-    page = html_report.page(checked, report.text(checked, saved, arguments.cases), weights)
-    with atomic_write(arguments.html) as file:
-        file.write(page.encode(errors="xmlcharrefreplace"))  # a path may be no text
+    put_page(arguments.html, html_report.page(checked, report.text(checked, saved, arguments.cases), weights))
 
 
 # --- replay ------------------------------------------------------------------------------------------------

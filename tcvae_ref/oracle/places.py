@@ -2,11 +2,13 @@
 
 import argparse
 import itertools
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import check_folder, check_writable
+from tcvae_ref.files import atomic_write, check_folder, check_writable, write_json
 from tcvae_ref.oracle import records
 
 STANDARD_OUTPUT = Path("-")
@@ -34,3 +36,17 @@ def check_places(command: str, arguments: argparse.Namespace) -> None:
             raise InputError(f"{command}: --{one} and --{other} both name {places[one]}; give two names")
     if not arguments.no_save:
         check_folder(arguments.cases)
+
+
+def put_json(place: Path | None, content: Any) -> None:
+    """The report for programs: printed, written, or neither."""
+    if place == STANDARD_OUTPUT:
+        print(json.dumps(content, indent=2, allow_nan=False))
+    elif place is not None:
+        write_json(place, content)
+
+
+def put_page(place: Path, page: str) -> None:
+    """The report as a page."""
+    with atomic_write(place) as file:
+        file.write(page.encode(errors="xmlcharrefreplace"))  # a path may be no text

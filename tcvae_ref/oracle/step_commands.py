@@ -2,13 +2,11 @@
 
 import argparse
 import contextlib
-import json
 import sys
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.files import atomic_write, write_json
 from tcvae_ref.oracle import process, records
-from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path
+from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
 from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.progress import Progress
 
@@ -98,13 +96,8 @@ def _check_step(arguments: argparse.Namespace) -> int:
     saved = {} if arguments.no_save else records.save(found, arguments.cases)
     text = report.step_text(found, saved, arguments.cases)
     if arguments.html is not None:
-        with atomic_write(arguments.html) as file:
-            file.write(html_report.page(found, text).encode(errors="xmlcharrefreplace"))  # a path may be no text
-    content = machine_report.to_json(found)
-    if arguments.json == STANDARD_OUTPUT:
-        print(json.dumps(content, indent=2, allow_nan=False))
-        return found.exit_status
-    if arguments.json is not None:
-        write_json(arguments.json, content)
-    print(f"{found.verdict}  {found.target}" if arguments.quiet else text)
+        put_page(arguments.html, html_report.page(found, text))
+    put_json(arguments.json, machine_report.to_json(found))
+    if arguments.json != STANDARD_OUTPUT:
+        print(f"{found.verdict}  {found.target}" if arguments.quiet else text)
     return found.exit_status
