@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,14 +80,20 @@ def read_sealed(path: Path, progress: ProgressHook | None = None) -> "tuple[NDAr
     seal = _seal(path, path.stat().st_size - _SEAL_BYTES)
     if not seal:
         return rows, None
-    digest, step = hashlib.sha256(), max(1, _BLOCK * len(rows) // rows.nbytes)
-    for start in range(0, len(rows), step):
-        digest.update(rows[start : start + step].data)
-        if progress is not None:
-            progress(min(start + step, len(rows)), len(rows))
+    digest = hash_rows(rows, progress)
     if seal != _SEAL + digest.digest():
         raise InputError(f"{path}: its bytes are not those that were written, its checksum does not fit; remove it")
     return rows, digest
+
+
+def hash_rows(rows: NDArray[Any], progress: ProgressHook | None = None) -> Hash:
+    """The SHA-256 of rows, which may be mapped from a file larger than memory: they are read block by block."""
+    digest, step = hashlib.sha256(), max(1, _BLOCK * len(rows) // max(1, rows.nbytes))
+    for start in range(0, len(rows), step):
+        digest.update(np.ascontiguousarray(rows[start : start + step]).data)
+        if progress is not None:
+            progress(min(start + step, len(rows)), len(rows))
+    return digest
 
 
 def _seal(path: Path, start: int) -> bytes:

@@ -10,7 +10,6 @@ Format 2 adds to format 1, of version 0.4, settings, sources, statistics and the
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import time
@@ -21,7 +20,7 @@ import numpy as np
 
 import tcvae_ref
 from tcvae_ref.checks import InputError, whole_number
-from tcvae_ref.data.byte_arrays import Hash
+from tcvae_ref.data.byte_arrays import Hash, hash_rows
 from tcvae_ref.data.factors import ByteImages, FactorDataset, PackedImages
 from tcvae_ref.files import NpzReader, NpzWriter, atomic_write, check_seal, read_json, sealed, write_json
 from tcvae_ref.training.adam import AdamState
@@ -34,7 +33,6 @@ from tcvae_ref.types import Array
 FORMAT = 2
 FORMATS = (1, FORMAT)
 """Those that are read."""
-_DIGEST_ROWS = 4096  # read at a time
 FILES = _SETTINGS, _CHECKPOINT, _HISTORY = "run.json", "checkpoint.npz", "history.csv"
 
 
@@ -237,10 +235,7 @@ def _of_rows(images: PackedImages | ByteImages) -> Hash:
     """The SHA-256 of the images' rows; where it is known from their checksum, they are not read once more."""
     if isinstance(images, ByteImages) and images.hashed is not None:
         return images.hashed.copy()
-    sha = hashlib.sha256()
-    for start in range(0, len(images), _DIGEST_ROWS):  # the rows may be mapped from a file larger than memory
-        sha.update(np.ascontiguousarray(images.rows[start : start + _DIGEST_ROWS]).data)
-    return sha
+    return hash_rows(images.rows)
 
 
 class Saver:
