@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import errno
-import io
 import os
 import signal
 import sys
@@ -365,12 +364,6 @@ def _terminable() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name the terminal cannot show is no reason to stop
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "bench":
@@ -406,7 +399,3 @@ def _complain(text: str, status: int) -> int:
     """Say why it was not done; return the exit status."""
     print(f"tcvae-ref: {checks.one_line(text)}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -535,7 +535,7 @@ class TestMistakes:
     def test_two_new_runs_in_one_folder(self, tmp_path):
         """Started together: one trains, the other is refused and has changed nothing."""
         out = tmp_path / "race"
-        command = [sys.executable, "-m", "tcvae_ref.cli", "train", "--out", str(out), *TINY, "--epochs", "200"]
+        command = [sys.executable, "-m", "tcvae_ref", "train", "--out", str(out), *TINY, "--epochs", "200"]
         both = [
             subprocess.Popen([*command, "--seed", str(s)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             for s in (1, 2)
@@ -567,15 +567,13 @@ class TestMistakes:
     @pytest.mark.parametrize("closed", ["stdout", "stderr"])
     def test_closed_streams(self, trained, tmp_path, closed):
         redirect = {"stdout": ">&-", "stderr": "2>&-"}[closed]
-        words = (
-            f"{sys.executable} -m tcvae_ref.cli evaluate {trained} --samples 100 --no-figures --json {tmp_path}/a.json"
-        )
+        words = f"{sys.executable} -m tcvae_ref evaluate {trained} --samples 100 --no-figures --json {tmp_path}/a.json"
         assert subprocess.run(f"{words} {redirect}", shell=True, capture_output=True, check=False).returncode == 0
         assert json.loads((tmp_path / "a.json").read_text())["samples"] == 100
 
     def test_terminated_while_writing(self, tmp_path):
         out = tmp_path / "a.npz"
-        command = [sys.executable, "-m", "tcvae_ref.cli", "data", "render", "--grid", "medium", "--out", str(out)]
+        command = [sys.executable, "-m", "tcvae_ref", "data", "render", "--grid", "medium", "--out", str(out)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while not list(tmp_path.iterdir()):
             time.sleep(0.02)
@@ -585,7 +583,7 @@ class TestMistakes:
         assert not list(tmp_path.iterdir())
 
     def test_a_reader_that_leaves(self, trained):
-        command = [sys.executable, "-m", "tcvae_ref.cli", "evaluate", str(trained), "--samples", "100", "--no-figures"]
+        command = [sys.executable, "-m", "tcvae_ref", "evaluate", str(trained), "--samples", "100", "--no-figures"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         process.stdout.close()
         assert process.wait(timeout=60) == 1

@@ -270,7 +270,7 @@ class TestCommands:
             "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
         )
         parent = subprocess.Popen(
-            [sys.executable, "-m", "tcvae_ref.cli", "check", "hangs.py:loss", "--isolate"],
+            [sys.executable, "-m", "tcvae_ref", "check", "hangs.py:loss", "--isolate"],
             cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + 60

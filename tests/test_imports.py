@@ -37,7 +37,7 @@ ALONE = {
     "figures": {*REFERENCE, "data", "metrics", "files"},
 }
 COMMAND_LINE = {"cli", "command_parts", "evaluate_commands", "studies_commands"}
-"""The only modules that put rooms together; nothing but they imports them."""
+"""The only modules that put rooms together; nothing but they, and `__main__`, imports them."""
 EXTRAS_OF_THE_ORACLE = {"hypothesis", "flint", "mpmath", "pytest", "matplotlib"}
 """What single modules of the oracle use; frameworks are imported by their names, by the adapters."""
 EXTRAS = {
@@ -131,11 +131,13 @@ def test_the_pytest_plugin_imports_only_pytest():
 
 
 def test_every_module_has_its_doors():
-    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", *COMMAND_LINE}
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__", *COMMAND_LINE}
     assert modules == {*REFERENCE, *ALONE}
     assert {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()} == set(ROOMS)
     of_the_command_line = {PACKAGE / f"{module}.py" for module in COMMAND_LINE}
-    assert all(not inside(path) & COMMAND_LINE for path in PACKAGE.rglob("*.py") if path not in of_the_command_line)
+    others = set(PACKAGE.rglob("*.py")) - of_the_command_line - {PACKAGE / "__main__.py"}
+    assert all(not inside(path) & COMMAND_LINE for path in others)
+    assert inside(PACKAGE / "__main__.py") == {"cli"}
     assert all("cli" not in inside(path) for path in of_the_command_line)
 
 

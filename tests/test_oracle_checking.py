@@ -337,7 +337,7 @@ class TestCommands:
 
     def test_nothing_is_left_behind_but_failing_cases(self, losses):
         before = {path.name for path in losses.iterdir()}
-        command = [sys.executable, "-m", "tcvae_ref.cli", "check", "losses.py:good", "--max-examples", "8", "--quiet"]
+        command = [sys.executable, "-m", "tcvae_ref", "check", "losses.py:good", "--max-examples", "8", "--quiet"]
         assert subprocess.run(command, cwd=losses, capture_output=True, check=False).returncode == 0
         assert {path.name for path in losses.iterdir()} - before <= {"__pycache__"}
 
@@ -377,7 +377,7 @@ class TestCommands:
             "import jax.numpy as jnp\ndef loss(z, mu, log_var, N):\n    return jnp.sum(z * mu) + N\n"
         )
         options = ["--dtype", "float32", "--max-examples", "4", "--checks", "values", "--variant", "jit", "--quiet"]
-        command = [sys.executable, "-m", "tcvae_ref.cli"]
+        command = [sys.executable, "-m", "tcvae_ref"]
         done = subprocess.run([*command, "check", "in_jax.py:loss", *options], check=False, capture_output=True)
         assert done.returncode == 1
         (saved,) = (losses / ".tcvae-ref" / "cases").glob("*.json")
@@ -389,7 +389,7 @@ class TestCommands:
         monkeypatch.delenv("JAX_ENABLE_X64", raising=False)
         if switch is not None:
             monkeypatch.setenv("JAX_ENABLE_X64", switch)
-        command = [sys.executable, "-m", "tcvae_ref.cli", "probe", "--framework", "jax"]
+        command = [sys.executable, "-m", "tcvae_ref", "probe", "--framework", "jax"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert ("float64" in done.stdout) == (switch is None), done.stderr
 

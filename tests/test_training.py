@@ -641,7 +641,7 @@ class TestRun:
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "tcvae_ref.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "tcvae_ref", *map(str, arguments)]
 
 
 class TestKilled:

@@ -101,7 +101,7 @@ class Tally:
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "tcvae_ref.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "tcvae_ref", *map(str, arguments)]
 
 
 def started(arguments, folder, **options):

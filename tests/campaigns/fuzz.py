@@ -99,7 +99,7 @@ def child(box, argv, real):
     os.chdir(box)
     if real:
         os.environ |= {"PYTHONPATH": PATHS, "MPLCONFIGDIR": matplotlib.get_cachedir()}
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "tcvae_ref.cli", *argv])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "tcvae_ref", *argv])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.resetwarnings()
     warnings.simplefilter("default")
