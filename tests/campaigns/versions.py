@@ -95,6 +95,11 @@ def interpreter(python):
     raise SystemExit(f"--pythons: {python!r} is neither on PATH nor in ~/.pyenv/versions; name an executable")
 
 
+def version(python):
+    """Of an interpreter: "3.12.1"."""
+    return run(python, "-c", "import platform; print(platform.python_version())").strip()
+
+
 def install(environment, folder):
     """(the environment's Python, notes), the checkout beside it installed with what the tests need."""
     run(environment.python, "-m", "venv", folder / "venv")
@@ -144,7 +149,7 @@ def measure(environment, folder, options):
     failed = counts["failures"] + counts["errors"]
     bad = [case for case in suite if {element.tag for element in case} & {"failure", "error"}]
     return {
-        "python": run(python, "-c", "import platform; print(platform.python_version())").strip(),
+        "python": version(python),
         "dependencies": environment.bound,
         "versions": installed,
         "passed": counts["tests"] - failed - counts["skipped"],
@@ -189,7 +194,7 @@ def main(argv=None):
         for bound in arguments.bounds:
             say(f"Python {name}, {bound} dependencies")
             with tempfile.TemporaryDirectory(prefix="tcvae-versions-") as temporary:
-                folder = (arguments.keep or Path(temporary)).resolve() / f"{Path(name).name}-{bound}"
+                folder = (arguments.keep or Path(temporary)).resolve() / f"{version(pythons[name])}-{bound}"
                 shutil.rmtree(folder, ignore_errors=True)
                 environment = Environment(pythons[name], bound, name in with_torch)
                 measured.append(row := measure(environment, folder, arguments.options))
