@@ -73,8 +73,9 @@ def requirements(project, extra):
     return found
 
 
-def has_wheel(python, wanted):
-    command = [python, "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:", wanted]
+def installs(python, wanted):
+    """Whether it, and what it needs, can be installed."""
+    command = [python, "-m", "pip", "install", "--dry-run", "--only-binary=:all:", wanted]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -83,7 +84,7 @@ def oldest(python, requirement):
     listed = run(python, "-m", "pip", "index", "versions", "--only-binary=:all:", requirement.name)
     versions = re.search(r"Available versions: (.*)", listed)[1].split(", ")
     allowed = sorted((v for v in versions if v in requirement.specifier), key=Version)
-    version = next(v for v in allowed if has_wheel(python, f"{requirement.name}=={v}"))  # not all that are listed have
+    version = next(v for v in allowed if installs(python, f"{requirement.name}=={v}"))  # not all that are listed do
     bound = next((s.version for s in requirement.specifier if s.operator == ">="), version)
     note = "" if Version(version) == Version(bound) else f"{requirement.name} {bound} has no wheel, {version} is taken"
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
