@@ -292,6 +292,31 @@ class TestExtremes:
             for got, expected in zip(slopes(tcvae_kernels), slopes(estimators), strict=True):
                 np.testing.assert_allclose(got, expected, rtol=1e-12)
 
+    @pytest.mark.parametrize(("dtype", "log_var", "far"), [("float64", 666.0, 28.5), ("float32", 150.0, 7.0)])
+    def test_wide_posteriors_with_all_samples_in_their_tails(self, dtype, log_var, far):
+        """A row's sum, just above TINY, times 1 / sigma would underflow; the derivative in z does not."""
+        rng = np.random.default_rng(0)
+        mu, log_var = np.zeros((4, 2)), log_var + 0.1 * rng.standard_normal((4, 2))
+        z = far * np.exp(0.5 * log_var)
+        self.assert_marginal_slopes(5, *(a.astype(dtype) for a in (z, mu, log_var)))
+
+    def test_own_terms_of_tiny_weight(self):
+        """z - mu is subnormal, and a sample's own weight 1 / N: neither may be multiplied by the other first."""
+        mu = np.array([[-2, -3], [3, -1]], "float32") * np.finfo("float32").smallest_subnormal
+        log_var = np.array([[-25.8, -47.0], [-22.7, 38.1]], "float32")
+        self.assert_marginal_slopes(2**62, np.zeros((2, 2), "float32"), mu, log_var)
+
+    def assert_marginal_slopes(self, N, z, mu, log_var):
+        """Derivatives in z are those of the reference in float64."""
+
+        def slopes(module, *arguments):
+            return grad(lambda *a: anp.sum(module.log_qz_mss(*a, N).marginals))(*arguments)
+
+        expected = slopes(estimators, *(a.astype("float64") for a in (z, mu, log_var)))
+        assert np.abs(expected).min() > np.finfo(z.dtype).smallest_normal
+        rtol = 1e-11 if z.dtype == np.float64 else 1e-4  # of t^2 = 812 and 49 in the exponent
+        np.testing.assert_allclose(slopes(tcvae_kernels, z, mu, log_var), expected, rtol=rtol)
+
     @pytest.mark.parametrize("D", [1, 2, 3, 10, 39, 40])
     def test_dimensions(self, D):
         rng = np.random.default_rng(D)

@@ -5,8 +5,8 @@
 
 Everything is carried doubled, 2 L, so that exp(x / 2) needs no halving. For the marginals g_jd = h_d - log_var_jd
 with h_d the smallest log-variance is at most 0, so exp((g - t^2) / 2) cannot overflow and needs no maximum; where
-all of a row underflows, or the log-variances of a dimension lie so far apart that precision would suffer, that row is
-done again from its true maximum. The joint takes its true maximum always: one pass in D + 1.
+all of a row underflows, or the log-variances of a dimension lie so far apart, or are so large, that precision would
+suffer, that row is done again from its true maximum. The joint takes its true maximum always: one pass in D + 1.
 
 Four samples at a time share each posterior's mu, 1 / sigma and g, and the gradient's sums. For the gradient, `TOGETHER`
 samples go dimension by dimension, whose sums then stay in the cache; the squares t^2, taken for the marginals, are
@@ -39,6 +39,8 @@ TILE = {8: 2048, 4: 1024}
 """Posteriors taken together, by the size of a number: a sum within a tile is of one precision, beyond it float64."""
 SPREAD = 16.0
 """Log-variances of a dimension further apart than this are summed from each row's true maximum."""
+WIDEST = {8: 400.0, 4: 64.0}
+"""So are those of a dimension that has larger ones: the product of a weight of `TINY` and 1 / sigma would underflow."""
 TINY = {8: 2.0**-600, 4: 2.0**-40}
 """A sum below this has lost terms to underflow: that row is done again from its true maximum."""
 TOGETHER = 16
@@ -84,7 +86,7 @@ class Posteriors(NamedTuple):
     h: NDArray[np.float64]
     """(D,)."""
     unsafe: NDArray[np.bool_]
-    """(D,): log-variances further apart than `SPREAD`."""
+    """(D,): log-variances further apart than `SPREAD`, or beyond `WIDEST`."""
 
 
 class _Sums(NamedTuple):
@@ -197,6 +199,13 @@ def _sum(a):
     for j in range(a.size):
         total += a[j]
     return total
+
+
+@jit
+def _scale(a, factor):
+    vector_loop()
+    for j in range(a.size):
+        a[j] *= factor
 
 
 @jit
@@ -476,11 +485,29 @@ def _add_to(total, part):
 
 
 @jit
+def _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, total, E, found):
+    """Note a row's sum; return what its exponentials E are still to be multiplied by: weight / sum.
+
+    A row done again is multiplied by that at once: where the weight of its only term is tiny, so is the term, and its
+    product with a tiny t would underflow.
+    """
+    real = mu.dtype.type
+    if again or not total >= tiny:
+        total, found.marginal_tops[i, d] = _marginal_again(z[i, d], i, mu, s, g, special, E, True, tile)
+        _scale(E, real(weights[i, d] / total))
+        share = real(1)
+    else:
+        share = real(weights[i, d] / total)
+    found.marginals[i, d] = total
+    return share
+
+
+@jit
 def _add_marginals(
     z, i, d, mu, s, g, again, special, tile, tiny, weights, W0, W1, W2, W3, E0, E1, E2, E3, own1, own2, found, at_z
 ):
     """One dimension of four samples: its sums and their gradient; the squares are added to W."""
-    N, real = mu.size, mu.dtype.type
+    N = mu.size
     sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
     for start in range(0, N, tile):
         stop = min(N, start + tile)
@@ -493,19 +520,10 @@ def _add_marginals(
         sum1 += _reweighted(part1, i + 1, N, special, start, a1)
         sum2 += _reweighted(part2, i + 2, N, special, start, a2)
         sum3 += _reweighted(part3, i + 3, N, special, start, a3)
-    tops = found.marginal_tops
-    if again or not sum0 >= tiny:
-        sum0, tops[i, d] = _marginal_again(z[i, d], i, mu, s, g, special, E0, True, tile)
-    if again or not sum1 >= tiny:
-        sum1, tops[i + 1, d] = _marginal_again(z[i + 1, d], i + 1, mu, s, g, special, E1, True, tile)
-    if again or not sum2 >= tiny:
-        sum2, tops[i + 2, d] = _marginal_again(z[i + 2, d], i + 2, mu, s, g, special, E2, True, tile)
-    if again or not sum3 >= tiny:
-        sum3, tops[i + 3, d] = _marginal_again(z[i + 3, d], i + 3, mu, s, g, special, E3, True, tile)
-    sums = found.marginals
-    sums[i, d], sums[i + 1, d], sums[i + 2, d], sums[i + 3, d] = sum0, sum1, sum2, sum3
-    c0, c1 = real(weights[i, d] / sum0), real(weights[i + 1, d] / sum1)
-    c2, c3 = real(weights[i + 2, d] / sum2), real(weights[i + 3, d] / sum3)
+    c0 = _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, sum0, E0, found)
+    c1 = _settled(z, i + 1, d, mu, s, g, again, special, tile, tiny, weights, sum1, E1, found)
+    c2 = _settled(z, i + 2, d, mu, s, g, again, special, tile, tiny, weights, sum2, E2, found)
+    c3 = _settled(z, i + 3, d, mu, s, g, again, special, tile, tiny, weights, sum3, E3, found)
     for start in range(0, N, tile):
         stop = min(N, start + tile)
         _own_sums(
@@ -673,7 +691,7 @@ def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteri
     mu_T[:] = mu.T
     log_var = np.ascontiguousarray(log_var.T)
     low, high = log_var.min(axis=1), log_var.max(axis=1)
-    unsafe = high - low > SPREAD
+    unsafe = (high - low > SPREAD) | (high > WIDEST[mu.dtype.itemsize])
     h = np.where(unsafe, 0, low).astype(mu.dtype)
     np.multiply(log_var, -0.5, out=s)
     np.exp(s, out=s)
