@@ -14,6 +14,7 @@ from tcvae_ref.metrics import (
     mig_quadrature,
     mixture_entropies,
 )
+from tcvae_ref.metrics.decomposition import Estimate
 from tcvae_ref.metrics.mig import gaps, prepared
 
 
@@ -251,6 +252,27 @@ class TestEdges:
         for values in (np.array([1.0, np.nan]), np.array([1.0, np.inf]), np.array([1.0]), np.zeros(0), [1.0, 2.0]):
             with pytest.raises(InputError, match=r"^estimate: "):
                 estimate(values)
+
+    @pytest.mark.filterwarnings("error")
+    def test_what_would_overflow_when_squared_is_averaged(self):
+        values = np.random.default_rng(0).standard_normal(9)
+        plain = Estimate(values.mean(), values.std(ddof=1) / 3)
+        assert estimate(values) == plain
+        for scale in (2.0**1000, 2.0**-1000):
+            assert estimate(scale * values) == Estimate(*(scale * x for x in plain))
+        assert estimate(np.full(4, 1.7e308)) == Estimate(1.7e308, 0.0)
+        assert estimate(np.zeros(3)) == Estimate(0.0, 0.0)
+
+    def test_a_sample_beyond_the_prior_is_named(self):
+        log_var = np.zeros((4, 2))
+        log_var[2, 1] = 745.0
+        with pytest.raises(
+            InputError, match=r"^decomposition_exact: log p\(z\) is -inf at z .* log_var of posterior 2"
+        ):
+            decomposition_exact(np.zeros((4, 2)), log_var, np.arange(4), np.ones((4, 2)))
+        log_var[2, 1] = 700.0
+        result = decomposition_exact(np.zeros((4, 2)), log_var, np.arange(4), np.ones((4, 2)))
+        assert np.all(np.isfinite(result.total_correlation))
 
     def test_entropies_that_are_not_numbers(self):
         zero = np.zeros((4, 2))

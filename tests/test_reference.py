@@ -151,6 +151,15 @@ class TestObjectives:
             with pytest.raises(InputError, match=match):
                 elbo_terms(log_px, z, z, z, 10, expected_log_qz("mws"))
 
+    def test_complaints_name_the_function_that_was_called(self):
+        z = np.zeros((2, 3))
+        for bad in (np.float64(0.0), np.zeros(3), np.full((2, 3), np.nan), 1.0):
+            for k in range(3):
+                three = [z, z, z]
+                three[k] = bad
+                with pytest.raises((InputError, TypeError), match=r"^elbo_terms: "):
+                    elbo_terms(np.zeros(2), *three, 10, expected_log_qz("mws"))
+
 
 class TestNetworks:
     def test_layers_and_shapes(self):

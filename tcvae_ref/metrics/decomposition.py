@@ -121,7 +121,7 @@ def decomposition_exact(
     joint, product_of_marginals = total.joint.log_mean(N), np.sum(total.marginals.log_mean(N), axis=1)  # over d
     mutual_information = np.sum(log_density(z, mu_n, log_var_n), axis=1) - joint
     total_correlation = joint - product_of_marginals
-    dimension_wise_kl = product_of_marginals - log_prior(z)
+    dimension_wise_kl = product_of_marginals - _finite(log_prior(z), z, index)
     return ExactDecomposition(
         mutual_information=estimate(mutual_information),
         total_correlation=estimate(total_correlation),
@@ -212,6 +212,19 @@ def _check_samples(index: NDArray[np.integer], eps: Array, N: int, D: int) -> in
     return S
 
 
+def _finite(log_pz: Array, z: Array, index: NDArray[np.integer]) -> Array:
+    """The prior's log-density, where z is not so large that it overflows."""
+    beyond = np.flatnonzero(~np.isfinite(log_pz))
+    if beyond.size:
+        s = beyond[0]
+        furthest = z[s][np.argmax(np.abs(z[s]))]
+        raise InputError(
+            f"{WHERE}: log p(z) is {log_pz[s]} at z = mu + sigma eps = {furthest:.3g} in {z.dtype}; "
+            f"mu or log_var of posterior {index[s]} is too large: look where it was computed"
+        )
+    return log_pz
+
+
 def estimate(values: NDArray[np.float64]) -> Estimate:
     """Mean of independent draws and its standard error.
 
@@ -233,7 +246,10 @@ def estimate(values: NDArray[np.float64]) -> Estimate:
     checks.vectors("estimate", values=values)
     if len(values) < 2:
         raise InputError("estimate: one value has no standard error; give at least two")
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))))
+    exponent = np.frexp(np.abs(values).max())[1]
+    values = np.ldexp(values, -exponent)  # exact, and no square overflows
+    mean, deviation = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
+    return Estimate(float(np.ldexp(mean, exponent)), float(np.ldexp(deviation, exponent)))
 
 
 def dimension_wise_kl_exact(mu: Array, log_var: Array, entropies: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,8 +10,9 @@ Each function is called, and differentiated where it can be, with each of its ar
     numbers   whole numbers 0, N < M, N = M, 2^40 ... 10^400, floats, nan, NumPy's integers, strings, None
 
 A call may return what is true (values against ball arithmetic where the result fits the dtype, layouts against a plain
-copy), or complain in one line that names the function. Everything else is counted as wrong: another exception, a
-warning, nan, an infinity whose true value fits. Where squares overflow the result is -inf, as documented.
+copy), or complain in one line that names the function, or one that it calls. Everything else is counted as wrong:
+another exception, a warning, nan, an infinity whose true value fits. Where squares overflow (`in_range`) the result is
+-inf, as documented, and NumPy may warn of it.
 
 Some minutes; the kernels are compiled first. Exit status 1 where anything was wrong.
 """
@@ -284,6 +285,9 @@ AUTOGRADS = ("subclass", "masked", "list", "object", "None", "string", "bool", "
 """Arguments that autograd itself will not differentiate by, or differentiates in its own way."""
 
 
+NUMPY_WARNS = ("warns overflow", "warns invalid value")
+
+
 class Outcome(NamedTuple):
     """What came of a call: numbers, a complaint, or what is wrong."""
 
@@ -405,7 +409,8 @@ def in_range(arguments: dict[str, Any]) -> bool:
     ]
     single = any(getattr(a, "dtype", None) == np.float32 for a in arguments.values())
     most, widest = (1e17, 80.0) if single else (1e150, 700.0)
-    log_var = np.abs(np.asarray(arguments.get("log_var", 0.0), dtype=np.float64)).max()
+    deviations = ("log_var", 1.0), ("c", 2.0)  # a flow's c is the logarithm of what others have the square of
+    log_var = max(k * np.abs(np.asarray(arguments.get(name, 0.0), dtype=np.float64)).max() for name, k in deviations)
     return (
         all(np.abs(a).max(initial=0.0) <= most for a in floats)
         and bool(log_var <= widest)
@@ -420,13 +425,18 @@ def judge(counts: Counts, subject: Subject, edge: str, arguments: dict[str, Any]
         parts.append(("gradient of ", gradient_of))
     for prefix, evaluate in parts:
         where, got = prefix + subject.name, evaluate(subject, arguments)
-        if got.wrong:
+        if got.wrong.startswith(NUMPY_WARNS) and not in_range(arguments):
+            counts.note(where, edge, "warned of")
+        elif got.wrong:
             counts.note(where, edge, "wrong", got.wrong)
         elif got.complaint:
             named = subject.name.rpartition(".")[2].removeprefix("expected_")
             known = (
                 named,
                 "log_density_matrix",
+                "kl_to_standard_normal",
+                "reparameterise",
+                "mixture_entropies",
                 "batch",
                 "log_density",
                 "tcvae_kernels",
