@@ -922,6 +922,15 @@ def test_a_code_within_rounding_is_constant(other):
     np.testing.assert_array_equal(binned.information[2], 0)
 
 
+@pytest.mark.parametrize(("low", "sign"), [(1.0, 1), (-1.0, -1)])
+def test_a_code_is_constant_up_to_two_roundings_for_each_bin(low, sign):
+    codes, classes = problem_of_three()
+    for roundings, constant in ((40, True), (41, False)):
+        codes[:, 2] = np.where(np.arange(60) % 2, low, low + sign * roundings * np.spacing(1.0))
+        binned = metrics.mig_binned(codes, None, classes, samples=None, bins=20)
+        assert (binned.entropies[2] == 0) == constant
+
+
 def test_inputs_whose_probability_underflows_have_no_weight():
     codes, classes = problem_of_three()
     weights = np.ones(60)

@@ -106,5 +106,5 @@ def _bin(code: Array, bins: int) -> NDArray[np.int64]:
 def _entropy(values: NDArray[np.int64], counts: NDArray[np.float64]) -> float:
     """Discrete entropy, nats, of values that count as often as they are said to."""
     total = np.bincount(values, counts)
-    p = total[total > 0] / total[total > 0].sum()
+    p = total / total.sum()
     return -float(np.sum(xlogy(p, p)))

@@ -87,6 +87,62 @@ RULES = [
     ),
     Rule(
         "tcvae_ref/metrics/brackets.py",
+        "results.append(integrals_over_tiles(alone, 1, 1, group_densities)[..., 0])", "0 -> 1", 1,
+        "the second is the sum of one row",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "results.append(integrals_over_tiles(alone, 1, 1, group_densities)[..., 0])", "1 -> 2", 1,
+        "the first of two groups, of which the second is empty", nth=2,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "return (max(first, int(cells[0])), min(last, int(cells[-1]) + 1)) if len(cells) else (0, 0)", "1 -> 2", 1,
+        "there is no cell beyond the last", nth=2,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "return (max(first, int(cells[0])), min(last, int(cells[-1]) + 1)) if len(cells) else (0, 0)", "0 -> 1", 1,
+        "no cell lies in it either", nth=2,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "return (max(first, int(cells[0])), min(last, int(cells[-1]) + 1)) if len(cells) else (0, 0)", "0 -> 1", 1,
+        "no cell lies in it either", nth=3,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "here = slice(*np.searchsorted(first, [left - int(length.max(initial=0)), right]))", "0 -> 1", 1,
+        "a window further to the left is looked at and found outside",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py", "cut = np.maximum(left - first, 0)", "0 -> 1", 1,
+        "a window's first point, where the density is less than a rounding of its largest",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py", "inside = np.flatnonzero(length > 0)", "> -> >=; 0 -> 1", 2,
+        "windows of no point, and of one, where the density is less than a rounding of its largest",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py", "if len(inside) < len(length):", "< -> <=", 1,
+        "all of them are taken out of themselves",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py", "if tile.first >= tile.last or len(cells) == 0:", ">= -> >", 1,
+        "nothing is added for a tile that holds no cell",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "middle = min(max(int(cells[len(cells) // 2]), tile.first + 1), tile.last - 1)", "2 -> 3", 1,
+        "where a tile is cut decides about memory, not about the result",
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
+        "middle = min(max(int(cells[len(cells) // 2]), tile.first + 1), tile.last - 1)", "1 -> 2", 1,
+        "where a tile is cut decides about memory, not about the result", nth=1,
+    ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py",
         "tiles = [Tile(widest, int(cells[0]), int(cells[-1]) + 1, nothing, np.empty((rows, 0)))]", "1 -> 2", 1,
         "there is no cell beyond the last", nth=2,
     ),
