@@ -243,7 +243,7 @@ def add_densities(first, length, t, dt, height, rows, left, right, begin, end, E
         for k in range(rows.shape[0]):
             row = np.uint64(rows[k, n])
             for i in range(points):
-                sums[row, to + i] += E[i]
+                sums[row, to + np.uint64(i)] += E[i]  # in threads, NumPy 2.1 adds a plain number as a float
 
 
 def group_densities(

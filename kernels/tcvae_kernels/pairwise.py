@@ -40,7 +40,10 @@ TILE = {8: 2048, 4: 1024}
 SPREAD = 16.0
 """Log-variances of a dimension further apart than this are summed from each row's true maximum."""
 WIDEST = {8: 400.0, 4: 64.0}
-"""So are those of a dimension that has larger ones: the product of a weight of `TINY` and 1 / sigma would underflow."""
+"""So are those of a dimension that has larger ones, before the product of a weight of `TINY` and 1 / sigma underflows.
+
+Where a tiny weight of its own stands in a row whose sum is not below `TINY`, underflow may still take as much as
+2e-143 (1 + 1 / sigma) from a derivative in z, in float32 2e-33 (1 + 1 / sigma)."""
 TINY = {8: 2.0**-600, 4: 2.0**-40}
 """A sum below this has lost terms to underflow: that row is done again from its true maximum."""
 TOGETHER = 16
@@ -488,14 +491,14 @@ def _add_to(total, part):
 def _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, total, E, found):
     """Note a row's sum; return what its exponentials E are still to be multiplied by: weight / sum.
 
-    A row done again is multiplied by that at once: where the weight of its only term is tiny, so is the term, and its
+    A row done again is divided by its sum at once: where the weight of its only term is tiny, so is the term, and its
     product with a tiny t would underflow.
     """
     real = mu.dtype.type
     if again or not total >= tiny:
         total, found.marginal_tops[i, d] = _marginal_again(z[i, d], i, mu, s, g, special, E, True, tile)
-        _scale(E, real(weights[i, d] / total))
-        share = real(1)
+        _scale(E, real(1.0 / total))
+        share = real(weights[i, d])
     else:
         share = real(weights[i, d] / total)
     found.marginals[i, d] = total
@@ -691,8 +694,9 @@ def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteri
     mu_T[:] = mu.T
     log_var = np.ascontiguousarray(log_var.T)
     low, high = log_var.min(axis=1), log_var.max(axis=1)
-    unsafe = (high - low > SPREAD) | (high > WIDEST[mu.dtype.itemsize])
-    h = np.where(unsafe, 0, low).astype(mu.dtype)
+    apart = high - low > SPREAD
+    unsafe = apart | (high > WIDEST[mu.dtype.itemsize])
+    h = np.where(apart, 0, low).astype(mu.dtype)
     np.multiply(log_var, -0.5, out=s)
     np.exp(s, out=s)
     np.subtract(h[:, None], log_var, out=g)
