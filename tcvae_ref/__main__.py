@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run the command line; return its exit status.
 
-    The streams come first: some versions of NumPy write to them when they are imported.
+    The streams come first: with NumPy 2.0 some of SciPy's modules cannot be imported where they are closed.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -61,7 +61,7 @@ def elbo_terms(
     InputError, TypeError
         As the estimator does, or log_px is not one finite number for each sample.
     """
-    checks.samples_and_posteriors("elbo_terms", z, mu, log_var)
+    checks.matrices("elbo_terms", z=z, mu=mu, log_var=log_var)
     M = len(z)
     checks.one_per_row("elbo_terms", M, log_px=log_px)
     reconstruction = np.sum(log_px) / M  # over the batch

@@ -137,8 +137,15 @@ def test_every_module_has_its_doors():
     of_the_command_line = {PACKAGE / f"{module}.py" for module in COMMAND_LINE}
     others = set(PACKAGE.rglob("*.py")) - of_the_command_line - {PACKAGE / "__main__.py"}
     assert all(not inside(path) & COMMAND_LINE for path in others)
-    assert inside(PACKAGE / "__main__.py") == {"cli"}
     assert all("cli" not in inside(path) for path in of_the_command_line)
+    assert inside(PACKAGE / "__main__.py") == {"cli"}
+
+
+def test_the_start_of_the_command_line_imports_it_late():
+    """What opens closed streams comes before what cannot be imported without them."""
+    code = "import sys, tcvae_ref.__main__; print([m for m in ('scipy', 'tcvae_ref.cli') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda path: path.stem)

@@ -153,7 +153,7 @@ class TestObjectives:
 
     def test_complaints_name_the_function_that_was_called(self):
         z = np.zeros((2, 3))
-        for bad in (np.float64(0.0), np.zeros(3), np.full((2, 3), np.nan), 1.0):
+        for bad in (np.float64(0.0), np.zeros(3), np.zeros((4, 3)), np.full((2, 3), np.nan), 1.0):
             for k in range(3):
                 three = [z, z, z]
                 three[k] = bad

@@ -101,8 +101,8 @@ def decomposition_exact(
     Raises
     ------
     InputError, TypeError
-        Shapes or dtypes do not fit, an entry is not finite, an index is not one of 0 ... N - 1, or S < 2; the
-        checkpoint is damaged, or was made with other inputs or settings.
+        Shapes or dtypes do not fit, an entry is not finite, an index is not one of 0 ... N - 1, or S < 2; log p(z) is
+        not finite; the checkpoint is damaged, or was made with other inputs or settings.
     OSError
         The checkpoint cannot be written.
     """
@@ -114,6 +114,8 @@ def decomposition_exact(
     mu_n, log_var_n = posteriors.rows(index)
     check_widths(WHERE, mu_n, log_var_n)
     z = reparameterise(mu_n, log_var_n, eps)
+    log_pz = log_prior(z)
+    _check_prior(log_pz, z, index)
     kept = None if checkpoint is None else _checkpoint(checkpoint, z, N, size, log_qz)
     block = max(1, block_bytes // (min(size, N) * D * z.itemsize))
     total = _aggregate(posteriors, z, N, size, Task(log_qz, block, kept is not None), kept, progress)
@@ -121,7 +123,7 @@ def decomposition_exact(
     joint, product_of_marginals = total.joint.log_mean(N), np.sum(total.marginals.log_mean(N), axis=1)  # over d
     mutual_information = np.sum(log_density(z, mu_n, log_var_n), axis=1) - joint
     total_correlation = joint - product_of_marginals
-    dimension_wise_kl = product_of_marginals - _finite(log_prior(z), z, index)
+    dimension_wise_kl = product_of_marginals - log_pz
     return ExactDecomposition(
         mutual_information=estimate(mutual_information),
         total_correlation=estimate(total_correlation),
@@ -212,17 +214,16 @@ def _check_samples(index: NDArray[np.integer], eps: Array, N: int, D: int) -> in
     return S
 
 
-def _finite(log_pz: Array, z: Array, index: NDArray[np.integer]) -> Array:
-    """The prior's log-density, where z is not so large that it overflows."""
+def _check_prior(log_pz: Array, z: Array, index: NDArray[np.integer]) -> None:
+    """Require finite log-densities of the prior."""
     beyond = np.flatnonzero(~np.isfinite(log_pz))
     if beyond.size:
         s = beyond[0]
         furthest = z[s][np.argmax(np.abs(z[s]))]
         raise InputError(
-            f"{WHERE}: log p(z) is {log_pz[s]} at z = mu + sigma eps = {furthest:.3g} in {z.dtype}; "
-            f"mu or log_var of posterior {index[s]} is too large: look where it was computed"
+            f"{WHERE}: log p(z) is {log_pz[s]} where z, drawn from posterior {index[s]}, is {furthest:.3g} in "
+            f"{z.dtype}; a finite number is needed: look where mu, log_var and eps were computed, and at the prior"
         )
-    return log_pz
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
@@ -247,7 +248,7 @@ def estimate(values: NDArray[np.float64]) -> Estimate:
     if len(values) < 2:
         raise InputError("estimate: one value has no standard error; give at least two")
     exponent = np.frexp(np.abs(values).max())[1]
-    values = np.ldexp(values, -exponent)  # exact, and no square overflows
+    values = np.ldexp(values, -exponent)  # exact but for what is nothing beside the largest; no square overflows
     mean, deviation = values.mean(), values.std(ddof=1) / math.sqrt(len(values))
     return Estimate(float(np.ldexp(mean, exponent)), float(np.ldexp(deviation, exponent)))
 

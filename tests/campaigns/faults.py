@@ -390,7 +390,7 @@ def signals(tally, root, rng, count):
             _, err = process.communicate()
         wrong = halves(folder)
         tally.require(not wrong, f"{said}: half files {wrong}")
-        begun = "Traceback" not in err or "cli.py" not in err or ", in main\n" in err
+        begun = "__main__.py" not in err or re.search(r'cli\.py", line \d+, in main\n', err)
         tally.require(not (begun and "Traceback" in err), f"{said}: traceback {err[-1500:]}")
         deadline = time.monotonic() + 30
         while (alive := session(process.pid)) and time.monotonic() < deadline:

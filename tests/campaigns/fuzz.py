@@ -89,7 +89,7 @@ def child(box, argv, real):
     for name, number in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(box / f".{name}", os.O_WRONLY | os.O_CREAT, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(n, "w", errors="backslashreplace", closefd=False) for n in (1, 2))  # noqa: SIM115
     os.environ |= {"HOME": str(box / "home"), "TMPDIR": str(box / "tmp"), "MARKER": str(box / "unpickled")}
     tempfile.tempdir = None
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -3,10 +3,10 @@
     python tests/campaigns/versions.py --with-torch
 
 For each Python and for `oldest` and `newest`: a copy of this checkout, a fresh environment, the project with its extra
-`test`, its tests. `oldest` takes every lower bound of pyproject.toml as it stands there or, where a bound has no wheel
-for that Python, the oldest version above it that has one, and says so. What the dependencies need in their turn is
-left to pip, so it is new; that an old dependency calls what a new one deprecates is therefore no failure in `oldest`,
-where every other warning stays one. Everything comes as a wheel.
+`test`, its tests. `oldest` takes every lower bound of pyproject.toml as it stands there or, where a bound, or what it
+needs, has no wheel for that Python, the oldest version above it that can be installed, and says so. What the
+dependencies need in their turn is left to pip, so it is new; that an old dependency calls what a new one deprecates is
+therefore no failure in `oldest`, where every other warning stays one. Everything comes as a wheel.
 
 PyTorch is installed where `--with-torch` says, by default nowhere: on some machines it is a download of gigabytes.
 Without it the tests that compare with it are skipped, and the table says so.
@@ -82,13 +82,15 @@ def installs(python, wanted):
 def oldest(python, requirement):
     """(the requirement at its lower bound, what there is to say of it)."""
     listed = run(python, "-m", "pip", "index", "versions", "--only-binary=:all:", requirement.name)
-    versions = re.search(r"Available versions: (.*)", listed)[1].split(", ")
-    allowed = sorted((v for v in versions if v in requirement.specifier), key=Version)
-    version = next(v for v in allowed if installs(python, f"{requirement.name}=={v}"))  # not all that are listed do
-    bound = next((s.version for s in requirement.specifier if s.operator == ">="), version)
-    note = "" if Version(version) == Version(bound) else f"{requirement.name} {bound} has no wheel, {version} is taken"
+    releases = re.search(r"Available versions: (.*)", listed)[1].split(", ")
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    return f"{requirement.name}{extras}=={version}", note
+    for release in sorted((r for r in releases if r in requirement.specifier), key=Version):
+        pinned = f"{requirement.name}{extras}=={release}"
+        if installs(python, pinned):
+            bound = next((s.version for s in requirement.specifier if s.operator == ">="), release)
+            same = Version(release) == Version(bound)
+            return pinned, "" if same else f"{requirement.name} {bound} cannot be installed, {release} is taken"
+    raise SystemExit(f"{requirement}: none of {', '.join(releases)} can be installed with {python}")
 
 
 def interpreter(python):
