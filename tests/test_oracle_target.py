@@ -322,6 +322,13 @@ class TestHostileObjects:
         assert "\n" not in complaint
         assert name in complaint or not complaint
 
+    def test_a_file_from_a_folder_that_is_gone(self, tmp_path, monkeypatch):
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(InputError, match=r"^loss\.py:f: the current folder is gone; "):
+            load("loss.py:f")
+
     def test_a_file_whose_name_is_no_text(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         path = tmp_path / "\udcff.py"

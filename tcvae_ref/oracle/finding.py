@@ -150,6 +150,8 @@ def _file_module(where: str, given: Path) -> types.ModuleType:
     try:
         path = given.expanduser().resolve()
         is_file = path.is_file()
+    except FileNotFoundError:
+        raise InputError(f"{where}: the current folder is gone; change to one that is there") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: {_one_line(error)}; {_FORMS}") from None
     if not is_file:
