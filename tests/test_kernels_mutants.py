@@ -98,6 +98,7 @@ def bits():
 
 EXTREMES, GRADIENTS = test_kernels.TestExtremes(), test_kernels.TestGradients()
 NEVER_TINY = {8: 0.0, 4: 0.0}
+NEVER_WIDE = {8: np.inf, 4: np.inf}
 MISTAKES = {
     "special weights swapped": ([(kernels, "_mss", special_weights_swapped)], certified("mss")),
     "the neighbour weighs what the others weigh": ([(kernels, "_mss", next_like_the_others)], certified("mss")),
@@ -135,8 +136,12 @@ MISTAKES = {
         lambda: EXTREMES.test_samples_far_from_every_component(1e3),
     ),
     "rows never done again: variances apart": (
-        [(pairwise, "SPREAD", np.inf), (pairwise, "TINY", NEVER_TINY)],
+        [(pairwise, "SPREAD", np.inf), (pairwise, "WIDEST", NEVER_WIDE), (pairwise, "TINY", NEVER_TINY)],
         lambda: EXTREMES.test_log_variances_far_apart("exact", 200.0),
+    ),
+    "wide posteriors taken for narrow": (
+        [(pairwise, "WIDEST", NEVER_WIDE)],
+        lambda: EXTREMES.test_wide_posteriors_with_all_samples_in_their_tails("float64", 666.0, 28.5),
     ),
     "variances apart taken for close": (
         [(pairwise, "SPREAD", np.inf)],

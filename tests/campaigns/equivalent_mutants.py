@@ -77,7 +77,7 @@ RULES = [
     # --- metrics
     Rule(
         "tcvae_ref/metrics/brackets.py",
-        "if rows * CELL * sum(len(octave.cells) for octave in shared) <= LARGEST_SHARED:", "<= -> <", 1,
+        "if rows * CELL * sum(len(octave.cells) for octave in shared) <= LARGEST_SHARED:", "<= -> <; * -> /", 3,
         "one grid for all groups or one for each: the same integrals",
     ),
     Rule(
