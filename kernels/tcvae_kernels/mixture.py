@@ -9,6 +9,9 @@ As in `pairwise` a logarithm is carried doubled: g_n - t^2 with t = (x - mu_n) /
 g_n = 2 log w_n - log_var_n less the largest of them, so that exp((g - t^2) / 2) cannot overflow and needs no maximum.
 A point whose sum underflows is done again from its true maximum, as every point is where the heights lie so far apart
 that precision would suffer.
+
+Indices into long arrays are unsigned, both parts of a sum: on other threads than the first, NumPy 2.1 adds a signed
+number to an unsigned one as floats.
 """
 
 import math
@@ -44,7 +47,8 @@ def _sums_of_four(points, i, mu, s, g, start, n):
     sum0, sum1, sum2, sum3 = zero, zero, zero, zero
     lo = np.uint64(start)
     for k in range(np.uint64(n)):
-        mu_n, s_n, g_n = mu[lo + k], s[lo + k], g[lo + k]
+        n_k = lo + np.uint64(k)
+        mu_n, s_n, g_n = mu[n_k], s[n_k], g[n_k]
         t0, t1, t2, t3 = (x0 - mu_n) * s_n, (x1 - mu_n) * s_n, (x2 - mu_n) * s_n, (x3 - mu_n) * s_n
         e0, e1, e2, e3 = weight_four(g_n - t0 * t0, g_n - t1 * t1, g_n - t2 * t2, g_n - t3 * t3)
         sum0 += e0
@@ -62,7 +66,8 @@ def _highest_of_four(points, i, tops, mu, s, g, start, n):
     top0, top1, top2, top3 = tops[i], tops[i + 1], tops[i + 2], tops[i + 3]
     lo = np.uint64(start)
     for k in range(np.uint64(n)):
-        mu_n, s_n, g_n = mu[lo + k], s[lo + k], g[lo + k]
+        n_k = lo + np.uint64(k)
+        mu_n, s_n, g_n = mu[n_k], s[n_k], g[n_k]
         top0 = larger(top0, exponent(x0, mu_n, s_n, g_n))
         top1 = larger(top1, exponent(x1, mu_n, s_n, g_n))
         top2 = larger(top2, exponent(x2, mu_n, s_n, g_n))
@@ -80,7 +85,8 @@ def _sums_of_four_below(points, i, tops, mu, s, g, start, n):
     sum0, sum1, sum2, sum3 = zero, zero, zero, zero
     lo = np.uint64(start)
     for k in range(np.uint64(n)):
-        mu_n, s_n, g_n = mu[lo + k], s[lo + k], g[lo + k]
+        n_k = lo + np.uint64(k)
+        mu_n, s_n, g_n = mu[n_k], s[n_k], g[n_k]
         e0, e1, e2, e3 = weight_four(
             exponent_below(x0, mu_n, s_n, g_n, top0),
             exponent_below(x1, mu_n, s_n, g_n, top1),
@@ -243,7 +249,7 @@ def add_densities(first, length, t, dt, height, rows, left, right, begin, end, E
         for k in range(rows.shape[0]):
             row = np.uint64(rows[k, n])
             for i in range(points):
-                sums[row, to + np.uint64(i)] += E[i]  # in threads, NumPy 2.1 adds a plain number as a float
+                sums[row, to + np.uint64(i)] += E[i]
 
 
 def group_densities(
