@@ -14,8 +14,8 @@ in `_jit.py`, is not mutated.
 
 What no test can notice stands in `equivalent_mutants.py`, mutant by mutant, with the reason. Results go to
 FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was; the map, FOLDER/map-ROOM, takes in
-new tests, and is to be removed after larger changes. How long: about a second for each mutant and core, and the map
-takes as long as the room's tests.
+new tests, and is made anew when a mutated file has changed. How long: about a second for each mutant and core, and the
+map takes as long as the room's tests.
 """
 
 import argparse
@@ -320,10 +320,11 @@ def trace(session: Any, items: list[Any], files: list[str], tell: Callable[[str]
 
 
 class Map:
-    """Which tests reach a line, and how long each takes."""
+    """Which tests reach a line, how long each takes, and how many lines of each file it reaches."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.seconds = {row["test"]: row["seconds"] for row in rows}
+        self.lines = {row["test"]: {path: len(lines) for path, lines in row["lines"].items()} for row in rows}
         self.reach: dict[tuple[str, int], set[str]] = collections.defaultdict(set)
         for row in rows:
             if row["passes"]:
@@ -456,6 +457,8 @@ class Campaign:
                 row = json.loads(line)
                 self.judged[row["key"]] = row
         self.began, self.read_at = time.monotonic(), time.time()
+        stamp = hashlib.sha1(json.dumps(self.texts, sort_keys=True).encode()).hexdigest()[:12]
+        self.map_folder = arguments.folder / f"map-{arguments.room}" / stamp
 
     # what is left to do
 
@@ -470,15 +473,16 @@ class Campaign:
         return [m for m in wanted if m.key not in self.judged]
 
     def chosen(self, mutant: Any) -> list[str]:
-        """The tests for a mutant, those first that killed its neighbours and take little."""
+        """The tests for a mutant, those first that killed its neighbours, take little and are about its file."""
         tests = self.map.tests(mutant, self.texts)
-        order = sorted(
-            tests,
-            key=lambda t: (
-                (self.map.seconds[t] + 0.02)
-                / (1 + self.kills[mutant.path, t] + 9 * self.kills[mutant.path + mutant.scope, t])
-            ),
-        )
+
+        def rank(test: str) -> float:
+            lines = self.map.lines[test]
+            about = lines.get(mutant.path, 0.1) / sum(lines.values())
+            kills = self.kills[mutant.path, test] + 9 * self.kills[mutant.path + mutant.scope, test]
+            return (self.map.seconds[test] + 0.02) / about / (1 + kills)
+
+        order = sorted(tests, key=rank)
         total, taken = 0.0, []
         for test in order:
             if not taken or total + self.map.seconds[test] <= self.arguments.cap:
@@ -492,7 +496,7 @@ class Campaign:
     # the map
 
     def make_map(self, session: Any) -> None:
-        folder = self.arguments.folder / f"map-{self.arguments.room}"
+        folder = self.map_folder
         folder.mkdir(parents=True, exist_ok=True)
         items = collections.defaultdict(list)
         for item in session.items:
@@ -532,10 +536,9 @@ class Campaign:
             )
 
     def read_map(self) -> bool:
-        folder = self.arguments.folder / f"map-{self.arguments.room}"
         rows, whole = [], True
         for path in test_files(self.room):
-            place = folder / f"{Path(path).stem}.json"
+            place = self.map_folder / f"{Path(path).stem}.json"
             if place.exists():
                 rows += json.loads(place.read_text())
             else:
