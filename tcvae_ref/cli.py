@@ -399,7 +399,3 @@ def _complain(text: str, status: int) -> int:
     """Say why it was not done; return the exit status."""
     print(f"tcvae-ref: {checks.one_line(text)}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
