@@ -15,7 +15,7 @@ in `_jit.py`, is not mutated.
 What no test can notice stands in `equivalent_mutants.py`, mutant by mutant, with the reason. Results go to
 FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was; the map, FOLDER/map-ROOM, takes in
 new tests, and is made anew when a mutated file has changed. How long: about a second for each mutant and core, and the
-map takes as long as the room's tests.
+map takes somewhat longer than the room's tests.
 """
 
 import argparse
@@ -44,6 +44,8 @@ QUIETLY = ("-p", "no:cacheprovider", "--no-header", "-W", "ignore::pytest.Pytest
 MEMORY = 6 << 30  # bytes that a mutant may use
 GRACE = 10.0  # CPU seconds on top of several times what the tests take
 SLOWEST = 10.0  # CPU seconds; tests that take longer are left out
+TRACED = 24  # tests whose lines are found out together
+WHOLE = "whole"  # the name of a file that says so of the map beside it
 
 
 class Room(NamedTuple):
@@ -249,8 +251,8 @@ def import_everything_else() -> None:
 # --- the map: which tests reach which line ----------------------------------------------------------------------------
 
 
-def trace(session: Any, items: list[Any], files: list[str], tell: Callable[[str], None], folder: str) -> int:
-    """Run the tests of one file and write down, for each, its lines, its seconds and whether it passes."""
+def trace(session: Any, items: list[Any], files: list[str], place: Path, tell: Callable[[str], None]) -> int:
+    """Run some tests of one file and write down, for each, its lines, its seconds and whether it passes."""
     import coverage
     import pytest
 
@@ -292,7 +294,7 @@ def trace(session: Any, items: list[Any], files: list[str], tell: Callable[[str]
             if report.failed or report.skipped:
                 bad.add(report.nodeid)
 
-    session.config._tmp_path_factory._basetemp = Path(folder)
+    session.config._tmp_path_factory._basetemp = Path(os.environ["TMPDIR"])
     session.config.pluginmanager.register(Contexts())
     cover.start()
     for item, following in zip(items, [*items[1:], None], strict=True):
@@ -314,8 +316,7 @@ def trace(session: Any, items: list[Any], files: list[str], tell: Callable[[str]
                 for user in users:
                     lines[user].setdefault(name, []).append(line)
     rows = [{"test": t, "seconds": seconds[t], "passes": t not in bad, "lines": lines[t]} for t in lines]
-    place = Path(os.environ["MUTATION_MAP"])
-    place.write_text(json.dumps([*(json.loads(place.read_text()) if place.exists() else ()), *rows]))
+    place.write_text(json.dumps(rows))
     return 0
 
 
@@ -456,7 +457,7 @@ class Campaign:
             for line in self.file.read_text().splitlines():
                 row = json.loads(line)
                 self.judged[row["key"]] = row
-        self.began, self.read_at = time.monotonic(), time.time()
+        self.began = time.monotonic()
         stamp = hashlib.sha1(json.dumps(self.texts, sort_keys=True).encode()).hexdigest()[:12]
         self.map_folder = arguments.folder / f"map-{arguments.room}" / stamp
 
@@ -496,55 +497,45 @@ class Campaign:
     # the map
 
     def make_map(self, session: Any) -> None:
-        folder = self.map_folder
-        folder.mkdir(parents=True, exist_ok=True)
+        """A file for each group of tests that is not in the map yet."""
+        self.map_folder.mkdir(parents=True, exist_ok=True)
+        known = {row["test"] for row in self.rows()}
         items = collections.defaultdict(list)
         for item in session.items:
-            items[item.nodeid.split("::")[0]].append(item)
+            if item.nodeid not in known:
+                items[item.nodeid.split("::")[0]].append(item)
+        groups = [own[k : k + TRACED] for own in items.values() for k in range(0, len(own), TRACED)]
+        whole = self.map_folder / WHOLE
+        whole.unlink(missing_ok=True)
 
         def jobs() -> Iterator[Any]:
-            for path, own in sorted(items.items(), key=lambda pair: -len(pair[1])):
-                place = folder / f"{Path(path).stem}.json"
-                known = {row["test"] for row in json.loads(place.read_text())} if place.exists() else set()
-                if place.exists() and place.stat().st_mtime > (TOP / path).stat().st_mtime:
-                    continue
-                own = [item for item in own if item.nodeid not in known]
-                if not own:
-                    place.touch()
-                    continue
+            for own in sorted(groups, key=len, reverse=True):
                 if self.over():
                     return
+                place = self.map_folder / f"{hashlib.sha1(own[0].nodeid.encode()).hexdigest()[:12]}.json"
 
                 def start(own: Any = own, place: Path = place) -> Child:
-                    os.environ["MUTATION_MAP"] = str(place)
+                    return Child(lambda tell: trace(session, own, self.paths, place, tell), TRACED * SLOWEST)
 
-                    def work(tell: Callable[[str], None]) -> int:
-                        return trace(session, own, self.paths, tell, os.environ["TMPDIR"])
+                yield (own, place), start
 
-                    return Child(work, 20.0 * SLOWEST)
+        for (own, place), child, (how, word) in in_parallel(jobs(), self.arguments.processes):
+            if how != "passed":  # left out
+                left_out = [{"test": i.nodeid, "seconds": 0.0, "passes": False, "lines": {}} for i in own]
+                place.write_text(json.dumps(left_out))
+                print(f"  map: left out: {how} after {word}: {len(own)} tests from {own[0].nodeid} on", flush=True)
+            else:
+                print(f"  map: {own[0].nodeid} and on in {time.monotonic() - child.start:.0f} s", flush=True)
+        if not self.over():
+            whole.touch()
 
-                yield path, start
-
-        for path, child, (how, word) in in_parallel(jobs(), self.arguments.processes):
-            if how != "passed" and not (folder / f"{Path(path).stem}.json").exists():  # left out
-                (folder / f"{Path(path).stem}.json").write_text("[]")
-            with contextlib.suppress(FileNotFoundError):  # what it holds was read then
-                os.utime(folder / f"{Path(path).stem}.json", (self.read_at, self.read_at))
-            print(
-                f"  map: {path}: {how} in {time.monotonic() - child.start:.0f} s {word if how != 'passed' else ''}",
-                flush=True,
-            )
+    def rows(self) -> list[dict[str, Any]]:
+        """What the map says of each test."""
+        return [row for place in sorted(self.map_folder.glob("*.json")) for row in json.loads(place.read_text())]
 
     def read_map(self) -> bool:
-        rows, whole = [], True
-        for path in test_files(self.room):
-            place = self.map_folder / f"{Path(path).stem}.json"
-            if place.exists():
-                rows += json.loads(place.read_text())
-            else:
-                whole = False
-        self.map = Map(rows)
-        return whole
+        self.map = Map(self.rows())
+        return (self.map_folder / WHOLE).exists()
 
     # judging
 
