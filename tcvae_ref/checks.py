@@ -20,6 +20,10 @@ class InputError(ValueError):
     """An argument, option or file that cannot be used as given."""
 
 
+class NotFinite(InputError):
+    """Numbers that are nan or infinite, or so large that what follows would be."""
+
+
 class InputTypeError(InputError, TypeError):
     """An argument of the wrong kind; a TypeError to those who expect one."""
 
@@ -63,8 +67,8 @@ def differentiated_once(where: str, *values: Any) -> list[Any]:
         An argument is being differentiated a second time, or two by different derivatives.
     """
     boxes = [value for value in values if isinstance(value, Box)]
-    outer = [box for box in boxes if box._trace != boxes[0]._trace]
-    return not_differentiated(where, *outer, *(v._value if isinstance(v, Box) else v for v in values))
+    not_differentiated(where, *(box for box in boxes if box._trace != boxes[0]._trace))
+    return not_differentiated(where, *(v._value if isinstance(v, Box) else v for v in values))
 
 
 def not_masked(where: str, **named: Any) -> None:
@@ -95,6 +99,12 @@ def arrays(where: str, **named: Array) -> None:
             raise InputTypeError(
                 f"{where}: {name} is a {type(array).__name__}; an array is needed: numpy.asarray({name})"
             )
+        if not isinstance(value_of(array).dtype, np.dtype):
+            kind = f"{type(array).__module__}.{type(array).__qualname__}"
+            raise InputTypeError(
+                f"{where}: {name} is a {kind}; a NumPy array is needed: of a PyTorch tensor, "
+                f"{name}.detach().cpu().numpy()"
+            )
     not_masked(where, **named)
     dtypes = {name: str(value_of(array).dtype) for name, array in named.items()}  # a box says float64 of >f8
     if len(set(dtypes.values())) > 1 or not set(dtypes.values()) <= {"float64", "float32"}:
@@ -104,7 +114,7 @@ def arrays(where: str, **named: Array) -> None:
         finite = np.isfinite(value_of(array))
         if not finite.all():
             first = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise InputError(
+            raise NotFinite(
                 f"{where}: {name} has {int((~finite).sum())} nan or infinite of {finite.size} entries, "
                 f"the first at {first}; finite values are needed: look where {name} was computed"
             )
@@ -133,6 +143,17 @@ def vectors(where: str, **named: Array) -> None:
     _one_shape(where, ("N",), **named)
 
 
+def batch_means(where: str, estimator: Any, *means: Any) -> None:
+    """Require numbers, as `expected_log_qz_*` give, not a value for each sample, as `log_qz_*` do."""
+    shapes = [np.shape(value_of(mean)) for mean in means]
+    if any(shapes):
+        name = getattr(estimator, "__name__", type(estimator).__name__)
+        raise InputError(
+            f"{where}: {name} gives values of shapes {', '.join(map(str, shapes))}; batch means, two numbers, are "
+            "needed: expected_log_qz_mss and the like, not log_qz_mss"
+        )
+
+
 def log_variances(where: str, **named: Array) -> None:
     """Require logarithms of variances whose standard deviation and its inverse are finite numbers of their dtype."""
     for name, array in named.items():
@@ -140,7 +161,7 @@ def log_variances(where: str, **named: Array) -> None:
         most = 1400.0 if values.dtype == np.float64 else 170.0
         extreme = values.flat[np.argmax(np.abs(values))]
         if abs(extreme) > most:
-            raise InputError(
+            raise NotFinite(
                 f"{where}: {name} reaches {extreme:g}; in {values.dtype} it must lie within -{most:g} and {most:g}: "
                 "rescale, or look where it was computed"
             )

@@ -49,7 +49,7 @@ from tcvae_ref.training import (
     train,
 )
 from tcvae_ref.training.batches import batches
-from tcvae_ref.training.loop import DTYPE
+from tcvae_ref.training.loop import DTYPE, recorded
 from tcvae_ref.training.run import FILES, Saver
 from tcvae_ref.training.settings import NETWORKS, OBJECTIVES, PRIORS, estimators
 
@@ -261,10 +261,20 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"interrupted at step {state.step:,} of {steps:,}; saved in {run.folder}")
         print(f"continue: tcvae-ref train --resume {run.folder}")
         return 1
-    terms = ElboTerms(*state.history[-1, : len(ElboTerms._fields)])
-    print(f"epoch {settings.epochs}: {_live(terms)}  ({settings.estimator} estimates)")
+    last = dict(zip(recorded(settings), state.history[-1], strict=True))
+    terms = ElboTerms(*(last.pop(name) for name in ElboTerms._fields))
+    print(f"epoch {settings.epochs}: {_live(terms)}  ({_estimates(settings)})")
+    if last:
+        print("  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in last.items()))
     print(f"saved in {run.folder}. Next: tcvae-ref evaluate {run.folder}")
     return 0
+
+
+def _estimates(settings: Settings) -> str:
+    """What the printed terms are: those of MWS hold multiples of log N, which move no gradient."""
+    if settings.estimator != "mws":
+        return f"{settings.estimator} estimates"
+    return "mws estimates: MI and TC too high, DWKL too low, by constants of log N; evaluate gives the values"
 
 
 def _described(settings: Settings) -> str:

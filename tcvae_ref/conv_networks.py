@@ -15,7 +15,8 @@ import numpy
 
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.convolution import batch_norm, conv2d, conv_transpose2d, fixed_norm, relu
+from tcvae_ref.convolution import batch_norm, conv2d, conv_transpose2d, fixed_norm
+from tcvae_ref.networks import relu
 from tcvae_ref.types import Array
 
 SIDE = 64

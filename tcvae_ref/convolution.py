@@ -357,14 +357,4 @@ def fixed_norm(x: Array, scale: Array, shift: Array, mean: Array, variance: Arra
         The shapes do not fit, or the dtypes differ.
     """
     _check_channels("fixed_norm", x, scale=scale, shift=shift, mean=mean, variance=variance)
-    factor = scale / np.sqrt(variance + EPSILON)
-    return x * factor + (shift - mean * factor)
-
-
-@primitive  # type: ignore[untyped-decorator]
-def relu(a: Array) -> Any:
-    """max(a, 0), with derivative 0 at 0."""
-    return numpy.maximum(a, 0)
-
-
-defvjp(relu, lambda ans, a: lambda g: g * (ans > 0))
+    return (x - mean) * (scale / np.sqrt(variance + EPSILON)) + shift

@@ -59,13 +59,14 @@ def kl_terms(
     Raises
     ------
     InputError, TypeError
-        As the estimator does, or when z, mu and log_var are not of one shape.
+        As the estimator does, or when z, mu and log_var are not of one shape, or the estimator gives no batch means.
     """
     checks.matrices("kl_terms", z=z, mu=mu, log_var=log_var)
     M = len(z)
     log_qz_given_n = np.sum(log_density(z, mu, log_var)) / M  # over samples i and dimensions d
     log_pz = np.sum(log_prior(z)) / M  # over samples i
     log_qz, log_qz_marginals = expected_log_qz(z, mu, log_var, dataset_size)
+    checks.batch_means("kl_terms", expected_log_qz, log_qz, log_qz_marginals)
     return KLTerms(
         mutual_information=log_qz_given_n - log_qz,
         total_correlation=log_qz - log_qz_marginals,

@@ -76,10 +76,14 @@ def permute_dims(z: Array, permutations: NDArray[np.integer]) -> Array:
     """
     checks.matrices("permute_dims", z=z)
     rows = numpy.arange(len(z))[:, None]
-    if permutations.shape != z.shape or not (numpy.sort(permutations, axis=0) == rows).all():
+    if (
+        numpy.shape(permutations) != z.shape
+        or not numpy.issubdtype(permutations.dtype, numpy.integer)
+        or not (numpy.sort(permutations, axis=0) == rows).all()
+    ):
         raise InputError(
-            f"permute_dims: permutations {permutations.shape} for z {z.shape}; each column must hold 0 to {len(z) - 1} "
-            "once: numpy.random.Generator.permuted of numpy.tile"
+            f"permute_dims: permutations {numpy.shape(permutations)} for z {z.shape}; each column must hold the whole "
+            f"numbers 0 to {len(z) - 1} once: numpy.random.Generator.permuted of numpy.tile"
         )
     return z[permutations, numpy.arange(z.shape[1])]
 
@@ -98,8 +102,18 @@ def total_correlation(logits: Array) -> Scalar:
     Returns
     -------
     total_correlation : scalar, nats
+
+    Raises
+    ------
+    InputError, TypeError
+        logits is not a finite (M, 2) array.
     """
     checks.matrices("total_correlation", logits=logits)
+    if logits.shape[1] != 2:
+        raise InputError(
+            f"total_correlation: logits are {logits.shape}; the discriminator's two for each sample, (M, 2), are "
+            "needed: discriminate(discriminator, z)"
+        )
     return np.sum(logits[:, 0] - logits[:, 1]) / len(logits)  # over the batch
 
 

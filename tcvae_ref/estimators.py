@@ -64,8 +64,9 @@ def log_weights_mss(M: int, N: int) -> Array:
     Unbiased: the other m inputs are drawn without replacement from N - 1, so each has the expectation
     (N q(z_i) - q(z_i|n_i)) / (N - 1), and their weights sum to (m - 1)/m + (N - m)/(N m) = (N - 1)/N.
 
-    The code released with the paper writes these numbers down columns 0 and 1 instead of along the diagonals, so
-    that (for M > 2) only the first row is right: tests/test_estimators.py::TestColumnWeightedMSS.
+    The code released with the paper fills the flat matrix with a stride of M in place of M + 1, and so writes these
+    numbers down columns 0 and 1 instead of along the diagonals: for M > 2 only the first row is right, the samples'
+    own posteriors have 1/m in place of 1/N, and one row does not sum to one (`tcvae_ref.studies.column_weights`).
 
     Parameters
     ----------
@@ -79,10 +80,10 @@ def log_weights_mss(M: int, N: int) -> Array:
     """
     M, N = checks.batch_without_replacement("log_weights_mss", M, N)
     m, i = M - 1, numpy.arange(M)
-    w = numpy.full((M, M), 1.0 / m)
-    w[i, (i + 1) % M] = (N - m) / (N * m)
-    w[i, i] = 1.0 / N
-    return numpy.log(w)
+    log_w = numpy.full((M, M), -math.log(m))
+    log_w[i, (i + 1) % M] = math.log((N - m) / (N * m))
+    log_w[i, i] = -math.log(N)
+    return log_w
 
 
 def log_weights_symmetric_mss(M: int, N: int) -> Array:
@@ -103,9 +104,9 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
     log_w : (M, M)
     """
     M, N = checks.batch_without_replacement("log_weights_symmetric_mss", M, N)
-    w = numpy.full((M, M), (N - 1) / (N * (M - 1)))
-    numpy.fill_diagonal(w, 1.0 / N)
-    return numpy.log(w)
+    log_w = numpy.full((M, M), math.log((N - 1) / (N * (M - 1))))
+    numpy.fill_diagonal(log_w, -math.log(N))
+    return log_w
 
 
 # --- the weighted log-sum-exp --------------------------------------------------------------------------------

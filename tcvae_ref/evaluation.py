@@ -354,7 +354,7 @@ def _score_lines(result: Evaluation) -> list[str]:
     if len(result.scores) > 1:
         lines += [
             "",
-            "error: of mig a bound on the numerical error, of the others a standard error; -: none is known",
+            "error: of mig an estimate of the numerical error, of the others a standard error; -: none is known",
             "Scores of different names are different quantities, but for mig and mig-monte-carlo: quote mig."
             if "mig" in result.scores
             else "Scores of different names are different quantities; none of these is the MIG to quote, `mig`.",

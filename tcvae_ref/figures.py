@@ -101,7 +101,7 @@ def traversals(
     image : int
         The image whose posterior mean the other latents keep.
     kl : (D,)
-        How much each latent is used, nats: E_n[KL(q(z_d|n) || p(z_d))]. The rows are in its order.
+        How much each latent is used, nats: E_n[KL(q(z_d|n) || p(z_d))], the mean KL. The rows are in its order.
     steps : int
     """
     D = mu.shape[1]
@@ -113,7 +113,7 @@ def traversals(
         z = np.tile(mu[image].astype(np.float32), (steps, 1))
         z[:, d] = np.linspace(low, high, steps)
         _image_strip(axis, expit(decode(z)), data.images.shape)
-        title = f"z_{d} from {low:.2f} to {high:.2f}  ({kl[d]:.2f} nats)"
+        title = f"z_{d} from {low:.2f} to {high:.2f}  (mean KL {kl[d]:.2f} nats)"
         axis.set_title(title, loc="left", fontsize=8, pad=2)
     return figure
 
@@ -209,7 +209,7 @@ def latents_against_factors(mu: Array, data: FactorDataset, kl: NDArray[np.float
             if row == 0:
                 axis.set_title(_printable(names[k]), fontsize=9)
         axes[row, -1].annotate(
-            f"z_{d}\n{kl[d]:.2f} nats", (1.04, 0.5), xycoords="axes fraction", va="center", fontsize=8
+            f"z_{d}\nmean KL\n{kl[d]:.2f} nats", (1.04, 0.5), xycoords="axes fraction", va="center", fontsize=8
         )
     return figure
 

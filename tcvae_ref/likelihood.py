@@ -33,7 +33,7 @@ def log_bernoulli(x: Array, logit: Array) -> Any:
     return result
 
 
-defvjp(sigmoid, lambda ans, a: lambda g: g * ans * (1.0 - ans))
+defvjp(sigmoid, lambda ans, a: lambda g: g * ans * sigmoid(-a))
 defvjp(
     log_bernoulli,
     lambda ans, x, logit: lambda g: g * logit,

@@ -64,9 +64,13 @@ def initial_layers(sizes: Sequence[int], rng: numpy.random.Generator, dtype: str
     return layers
 
 
-def relu(a: Array) -> Array:
-    """max(a, 0), with derivative 0 at 0; a product, since np.maximum's gradient turns float32 into float64."""
-    return a * (a > 0)
+@primitive  # type: ignore[untyped-decorator]
+def relu(a: Array) -> Any:
+    """max(a, 0), a primitive for its derivative, 0 at 0: autograd's own turns float32 into float64."""
+    return numpy.maximum(a, 0)
+
+
+defvjp(relu, lambda ans, a: lambda g: g * (ans > 0))
 
 
 @primitive  # type: ignore[untyped-decorator]

@@ -104,8 +104,8 @@ def beta_vae(terms: ElboTerms, beta: float) -> Scalar:
 def beta_tcvae(terms: ElboTerms, beta: float, alpha: float = 1.0, gamma: float = 1.0) -> Scalar:
     """beta-TCVAE objective, E_q[log p(x|z)] - alpha MI - beta TC - gamma DWKL (paper, eq. 4).
 
-    With alpha = beta = gamma = 1 it is the ELBO with the Monte-Carlo KL in place of the closed form; with
-    alpha = gamma = 1 that ELBO - (beta - 1) TC.
+    With alpha = gamma = 1 it is the ELBO - (beta - 1) TC; with alpha = beta = gamma it is beta-VAE. Both in expectation
+    over z: the three terms add up to the Monte-Carlo KL, where `vae` and `beta_vae` take the closed form.
 
     Parameters
     ----------

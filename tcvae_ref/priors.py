@@ -116,7 +116,7 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
         )
     most = 700.0 if c.dtype == numpy.float64 else 85.0
     if (reached := float(numpy.max(numpy.abs(checks.value_of(c))))) > most:
-        raise InputError(
+        raise checks.NotFinite(
             f"log_flow: |c| reaches {reached:g}; in {c.dtype} it must be at most {most:g}, so that w = exp(c) and its "
             "inverse are finite: rescale, or look where it was computed"
         )

@@ -196,7 +196,7 @@ class Headline(NamedTuple):
     label: str
     value: float
     error: float | None
-    """A bound on the numerical error or a standard error, as the recipe has it."""
+    """An estimate of the numerical error or a standard error, as the recipe has it."""
 
 
 def headlines(name: str, result: Any) -> list[Headline]:

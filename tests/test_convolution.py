@@ -11,7 +11,8 @@ from optional import torch
 
 from tcvae_ref import conv_networks
 from tcvae_ref.checks import InputError
-from tcvae_ref.convolution import Window, batch_norm, conv2d, conv_transpose2d, fixed_norm, overlay, patches, relu
+from tcvae_ref.convolution import Window, batch_norm, conv2d, conv_transpose2d, fixed_norm, overlay, patches
+from tcvae_ref.networks import relu
 
 FUNCTIONAL = torch.nn.functional
 ROUNDING = 1e-12  # float64, on sums of at most a few thousand terms of order 1
@@ -159,6 +160,13 @@ def test_batch_norm_and_relu_against_differences():
     by = (0, 1, 2)
     check_grads(lambda *a: relu(batch_norm(*a).y) ** 2, by, modes=["rev"], order=1)(x, scale, shift)
     check_grads(lambda *a: fixed_norm(*a, np.zeros(2), np.ones(2)), by, modes=["rev"], order=1)(x, scale, shift)
+
+
+def test_fixed_norm_far_from_0_keeps_its_digits():
+    x = (1e4 + np.random.default_rng(0).standard_normal((2, 3, 3, 1))).astype(np.float32)
+    one = np.ones(1, np.float32)
+    expected = 1.7 * (x.astype(float) - 1e4) / np.sqrt(1 + 1e-5) + 0.5
+    np.testing.assert_allclose(fixed_norm(x, 1.7 * one, 0.5 * one, 1e4 * one, one), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_relu_has_derivative_0_at_0():

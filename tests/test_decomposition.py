@@ -209,6 +209,14 @@ class TestArguments:
         with pytest.raises(InputError, match="entropies"):
             dimension_wise_kl_exact(mu, log_var, np.zeros(2))
 
+    def test_dimension_wise_kl_squares_in_double_precision(self):
+        mu = np.array([[1e20, 30.1], [-1e20, 30.3]], np.float32)
+        kl = dimension_wise_kl_exact(mu, np.zeros((2, 2), np.float32), np.zeros(2))
+        direct = 0.5 * (math.log(2 * math.pi) + np.mean(mu.astype(float) ** 2 + 1.0, axis=0))
+        np.testing.assert_allclose(kl, direct, rtol=1e-14)
+        beyond = dimension_wise_kl_exact(np.full((2, 1), 1e200), np.array([[0.0], [800.0]]), np.zeros(1))
+        np.testing.assert_array_equal(beyond, [np.inf])
+
 
 def mapped(folder, order="C", **sizes):
     """The problem with its posteriors in memory-mapped files."""

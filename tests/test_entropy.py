@@ -257,6 +257,16 @@ class TestError:
         result = unlabelled(rng.standard_normal(50), rng.uniform(-9, 0, 50), tolerance=1e-300)
         assert 0 < result.error < 1e-13
 
+    def test_a_tolerance_below_the_rounding_of_many_octaves_ends(self):
+        """Halving adds points, and with them rounding: where the change grows, no smaller one is waited for."""
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            log_var = np.clip(rng.uniform(-300, 300, 60), -459, 459)
+            mu = 1e12 * np.exp(0.5 * log_var.min()) * rng.standard_normal(60)
+            rough, best = (unlabelled(mu, log_var, tolerance=t) for t in (1e-9, 1e-300))
+            assert best.error < 1e-9
+            assert abs(rough.marginal - best.marginal) <= rough.error + best.error
+
 
 class TestGrids:
     def test_octaves_agree_with_one_grid(self, monkeypatch):

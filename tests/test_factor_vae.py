@@ -96,6 +96,16 @@ class TestDiscriminator:
         assert ours == pytest.approx(tc.item(), rel=1e-12)
         np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-10)
 
+    def test_codes_are_no_logits_and_a_generator_is_no_permutation(self):
+        z = np.zeros((6, 10))
+        with pytest.raises(InputError, match=r"logits are \(6, 10\); the discriminator's two"):
+            total_correlation(z)
+        whole = np.tile(np.arange(6)[:, None], 10)
+        for wrong in (np.random.default_rng(0), whole.astype(float), whole[:, :9], 0 * whole):
+            with pytest.raises(InputError, match="each column must hold"):
+                permute_dims(z, wrong)
+        np.testing.assert_array_equal(permute_dims(z, whole), z)
+
     def test_extreme_logits(self):
         discriminator = [np.array([[4000.0, 0.0]]), np.zeros(2)]
         z = np.array([[1.0], [2.0]])

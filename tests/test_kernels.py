@@ -167,6 +167,11 @@ class TestExp:
         x = np.array([0.0, -0.0, -np.inf, np.nan, -750.0, -1e30, np.finfo(dtype).min], dtype)
         np.testing.assert_array_equal(self.exp(x), np.array([1, 1, 0, np.nan, 0, 0, 0], dtype))
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_a_nan_stays_one_whatever_its_payload(self, dtype):
+        bits = np.array(np.nan, dtype).view(f"u{np.dtype(dtype).itemsize}")
+        assert np.isnan(self.exp((bits + np.arange(1100, dtype=bits.dtype)).view(dtype))).all()
+
     @pytest.mark.parametrize(("dtype", "cut"), [("float64", exponential.CUT_64), ("float32", exponential.CUT_32)])
     def test_weights_below_the_cut_are_0(self, dtype, cut):
         cut = np.dtype(dtype).type(cut)
@@ -291,6 +296,22 @@ class TestExtremes:
 
             for got, expected in zip(slopes(tcvae_kernels), slopes(estimators), strict=True):
                 np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+    @pytest.mark.parametrize(("at_own", "at_next"), [(1.0, 0.5), (0.5, 1.0), (0.25, 0.5)])
+    def test_either_special_weight_alone(self, at_own, at_next):
+        z, mu, log_var = np.random.default_rng(4).standard_normal((3, 6, 2))
+        w = np.ones((6, 6))
+        w[np.arange(6), (np.arange(6) + 1) % 6] = at_next
+        w[np.arange(6), np.arange(6)] = at_own
+        expected = estimators.log_qz_rows(z, mu, log_var, np.log(w))
+        weights = pairwise.Weights(0.0, at_own, at_next)
+        ones = np.ones((6, 2))
+        for joint, marginals, *_ in (
+            pairwise.log_sums(z, mu, log_var, weights),
+            pairwise.log_sums_and_gradient(z, mu, log_var, weights, ones[:, 0], ones),
+        ):
+            np.testing.assert_allclose(joint, expected.joint, rtol=1e-13)
+            np.testing.assert_allclose(marginals, expected.marginals, rtol=1e-13)
 
     @pytest.mark.parametrize(("dtype", "log_var", "far"), [("float64", 666.0, 28.5), ("float32", 150.0, 7.0)])
     def test_wide_posteriors_with_all_samples_in_their_tails(self, dtype, log_var, far):

@@ -109,6 +109,9 @@ class TestLikelihood:
             slope = grad(lambda a, x=x: anp.sum(log_bernoulli(x, a)))(logits)
             np.testing.assert_allclose(slope, x - expit(logits), rtol=1e-14, atol=1e-300)
         check_grads(log_bernoulli, (0, 1), modes=["rev"], order=2)(np.linspace(0, 1, 7), np.linspace(-3, 3, 7) + 0.1)
+        far = np.array([-700.0, -40.0, 40.0, 700.0])
+        curvature = grad(lambda a: anp.sum(grad(lambda b: anp.sum(log_bernoulli(0.5, b)))(a)))(far)
+        np.testing.assert_allclose(curvature, -np.exp(-np.abs(far)), rtol=1e-14)
 
     def test_bernoulli_refuses_pixels_outside_the_unit_interval(self):
         with pytest.raises(InputError, match=r"x lies in \[0, 255\]"):
@@ -144,6 +147,13 @@ class TestObjectives:
         np.testing.assert_allclose(vae(terms), log_px.mean() - kl_to_standard_normal(mu, log_var).mean(), rtol=1e-10)
         elbo = beta_tcvae(terms, 1.0)
         np.testing.assert_allclose(beta_tcvae(terms, 6.0), elbo - 5.0 * terms.total_correlation, rtol=1e-10, atol=1e-8)
+
+    @pytest.mark.parametrize("estimator", [tcvae_ref.log_qz_mss, tcvae_ref.log_qz_exact])
+    @pytest.mark.parametrize(("M", "D"), [(3, 3), (3, 1), (1, 4)])
+    def test_an_estimator_of_single_samples_is_refused(self, estimator, M, D):
+        z = np.zeros((max(M, 2), D))
+        with pytest.raises(InputError, match=rf"{estimator.__name__} gives values of shapes .*expected_log_qz_mss"):
+            tcvae_ref.kl_terms(z, z, z, len(z), estimator)
 
     def test_log_px_is_one_number_for_each_sample(self):
         z = np.zeros((4, 2))
@@ -200,6 +210,7 @@ class TestNetworks:
         assert slope.dtype == np.float32
         np.testing.assert_array_equal(slope, [0, 0, 1])
         np.testing.assert_array_equal(relu(a), [0, 0, 2])
+        np.testing.assert_array_equal(relu(np.array([-np.inf, np.inf])), [0, np.inf])
 
 
 class TestEdges:
@@ -220,6 +231,13 @@ class TestEdges:
         masked = np.ma.masked_array(zero, mask=[[True, False], [False, False]])
         with pytest.raises(tcvae_ref.InputError, match="log_density: mu is a masked array"):
             tcvae_ref.log_density(zero, masked, zero)
+
+    def test_another_frameworks_tensor_is_named(self):
+        class Tensor:
+            shape, dtype = (2, 2), "torch.float64"
+
+        with pytest.raises(TypeError, match=r"log_density: mu is a .*Tensor; a NumPy array is needed.*cpu\(\)"):
+            tcvae_ref.log_density(np.zeros((2, 2)), Tensor(), np.zeros((2, 2)))
 
     def test_another_order_of_bytes_is_refused_under_autograd_too(self):
         zero = np.zeros((2, 2))

@@ -5,6 +5,7 @@ import itertools
 import math
 import statistics
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -125,6 +126,19 @@ class TestFactorVAE:
         assert result.votes.sum() == 600
         assert result.test_votes.sum() == 300
         assert np.all(result.votes.sum(axis=0) > 100)
+
+    @pytest.mark.parametrize("rest", [0.5, 1e-9, 1e-20])
+    def test_variances_where_one_input_has_nearly_all_the_weight(self, rest):
+        codes, classes, _ = noisy(1, N=50)
+        weights = np.where(np.arange(50) == 7, 1.0, rest)
+        p = [Fraction(w) / sum(map(Fraction, weights)) for w in weights]
+        mean = [sum(q * Fraction(z) for q, z in zip(p, column, strict=True)) for column in codes.T]
+        expected = [
+            float(sum(q * (Fraction(z) - m) ** 2 for q, z in zip(p, column, strict=True)) / (1 - sum(q * q for q in p)))
+            for column, m in zip(codes.T, mean, strict=True)
+        ]
+        result = factor_vae_metric(codes, classes, 0, weights=weights, variance_inputs=None, **SMALL)
+        np.testing.assert_allclose(result.variances, expected, rtol=1e-10)
 
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
     def test_votes_against_loops_over_the_same_draws(self, dtype, monkeypatch):
@@ -558,6 +572,13 @@ class TestSAP:
         assert result.score == pytest.approx(np.mean(result.gaps), rel=1e-12)
         assert result.recipe == "R^2"
 
+    @pytest.mark.parametrize("dtype", ["int8", "int16", "int64", "uint8"])
+    def test_numbers_of_factors_as_far_apart_as_their_dtype_allows(self, dtype):
+        bounds = np.iinfo(dtype)
+        classes = np.array([[bounds.min, 0], [bounds.max, 1], [bounds.min // 2 + bounds.max // 2, 0]] * 4, dtype)
+        result = sap_r_squared(np.repeat(np.array([[0.0], [1.0], [0.5]]), 2, axis=1)[[0, 1, 2] * 4], classes)
+        assert result.predictability[0, 0] == pytest.approx(1.0, abs=1e-3)
+
     def test_r_squared_closed_forms(self):
         result = sap_r_squared(IDENTITY, GRID)
         np.testing.assert_allclose(result.predictability, np.eye(3), atol=1e-14)
@@ -783,6 +804,11 @@ class TestBinned:
         assert result.score == pytest.approx(np.mean(result.gaps), rel=1e-12)
         assert result.recipe == "binned"
         assert (result.error.score, result.error.information.shape) == (0.0, (4, 3))
+
+    def test_a_value_of_hardly_any_weight_is_no_second_value(self):
+        weights = np.where(GRID[:, 0] == 0, 1e-18, 1.0) * (GRID[:, 0] < 2)
+        with pytest.raises(InputError, match="factor 0"):
+            mig_binned(IDENTITY, None, GRID, weights=weights, samples=None)
 
     @pytest.mark.parametrize("dtype", ["float64", "float32"])
     def test_against_the_public_recipe(self, dtype):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd import numpy as anp
+from autograd.extend import Box
 from autograd.test_util import check_grads
 from optional import torch
 
@@ -76,7 +77,7 @@ def data():
     return render(grid(GRID))
 
 
-def train(settings, data, state=None, steps=None, save=lambda state: None, seen=None):
+def train(settings, data, state=None, steps=None, save=lambda state: None, seen=None, operations=None):
     """Train for some steps from a copy of `state`."""
     state = initial_state(settings, data.images.pixels) if state is None else state
     first = state.step
@@ -88,7 +89,8 @@ def train(settings, data, state=None, steps=None, save=lambda state: None, seen=
             seen.append((done, total, terms))
 
     last = first
-    operations = machinery("auto", None).operations  # what the command line takes, too
+    if operations is None:
+        operations = machinery("auto", None).operations  # what the command line takes, too
     return train_loop(
         *(settings, data, state, save, progress, lambda: steps is not None and last - first >= steps), operations
     )
@@ -132,6 +134,8 @@ class TestAdam:
         for p, g, step in ((ones.T, ones.T, 1), (ones, ones.reshape(4, 3), 1), (ones, ones, 0)):
             with pytest.raises(InputError, match="adam_step"):
                 adam_step([p], [g], state, step, 0.1)
+        with pytest.raises(InputError, match=r"adam_step: .* \[1, 2, 1, 1\] arrays"):
+            adam_step([ones], [ones, ones], state, 1, 0.1)
 
     def test_float32_stays_float32(self):
         p = [np.ones(5, np.float32)]
@@ -245,6 +249,26 @@ class TestLoop:
         settings = dataclasses.replace(SMALL, learning_rate=1e30)
         with pytest.raises(TrainingDiverged, match="lower the learning rate"):
             train(settings, data)
+
+    def test_images_that_are_refused_are_no_divergence(self, data, monkeypatch):
+        bright = np.full((SMALL.batch, data.images.pixels), 2, np.float32)
+        monkeypatch.setattr(type(data.images), "take", lambda images, index, dtype: bright)
+        with pytest.raises(InputError, match="x lies in"):
+            train(SMALL, data)
+
+    @pytest.mark.parametrize("objective", ["vae", "beta-vae", "factor-vae", "beta-tcvae"])
+    def test_only_beta_tcvae_asks_for_the_estimators_gradient(self, data, objective):
+        asked = []
+
+        def estimator(*arguments):
+            asked.append(any(isinstance(a, Box) for a in arguments))
+            return NUMPY.estimators["mws"](*arguments)
+
+        operations = NUMPY._replace(estimators={**NUMPY.estimators, "mws": estimator})
+        settings = dataclasses.replace(SMALL, objective=objective, estimator="mws", epochs=1)
+        ours, plain = (train(settings, data, operations=o) for o in (operations, NUMPY))
+        assert set(asked) == {objective == "beta-tcvae"}
+        assert_same(ours, plain)
 
     def test_batch_larger_than_the_data(self, data):
         with pytest.raises(InputError, match="batch=100 exceeds the data set's 72"):

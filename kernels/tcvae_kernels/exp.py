@@ -137,13 +137,13 @@ def weight(x):
 
 
 def _exp_64(x):
-    x = 2.0 * x
-    return exp_half_four(x, x, x, x, LEAST_64)[0]
+    y = 2.0 * x
+    return x if x != x else exp_half_four(y, y, y, y, LEAST_64)[0]
 
 
 def _exp_32(x):
-    x = np.float32(2.0) * x
-    return exp_half_four(x, x, x, x, LEAST_32)[0]
+    y = np.float32(2.0) * x
+    return x if x != x else exp_half_four(y, y, y, y, LEAST_32)[0]
 
 
 @by_type(float64=_exp_64, float32=_exp_32)

@@ -14,6 +14,9 @@ added up for the joint, which follows.
 Weights other than a constant are two entries of a row, j = i and j = i + 1: they are put right in the row of
 exponentials.
 
+In these arrays the posterior j is the last axis, for the loops: mu, 1 / sigma, g and the sums of a gradient are (D, N),
+rows of squares and of exponentials (samples, N).
+
 What a thread needs besides results: `TOGETHER` + 4 rows of N numbers. Buffers start on cache lines, and at different
 places within a page: streams that all lie at the same place would push one another out of the cache.
 """
@@ -36,7 +39,8 @@ LOG_2PI = math.log(2.0 * math.pi)
 ROWS = 4
 """Samples taken together."""
 TILE = {8: 2048, 4: 1024}
-"""Posteriors taken together, by the size of a number: a sum within a tile is of one precision, beyond it float64."""
+"""Posteriors taken together for a gradient, by the size of a number: a sum within is in that precision, beyond in
+float64. So float32's error does not grow with N; nor with the samples (`FLUSH_ROWS`)."""
 SPREAD = 16.0
 """Log-variances of a dimension further apart than this are summed from each row's true maximum."""
 WIDEST = {8: 400.0, 4: 64.0}
@@ -49,7 +53,7 @@ TINY = {8: 2.0**-600, 4: 2.0**-40}
 TOGETHER = 16
 """Samples that go through all dimensions together, so that what is read of a dimension's posteriors serves them all."""
 NEAR = 512
-"""Posteriors taken together for values only: four rows of their squares stay in a core's first cache."""
+"""The same for values only: four rows of their squares stay in a core's first cache."""
 FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
 BLOCKS, BLOCK_ROWS = 8, 256
@@ -343,7 +347,7 @@ def _reweighted(part, i, N, special, start, added):
     These are the entries of posteriors i and i + 1 (cyclic), where the tile holds them.
     """
     at_own, at_next = special
-    if at_own == 1 or i >= N:  # no special weights, or a row of padding
+    if (at_own == 1 and at_next == 1) or i >= N:  # no special weights, or a row of padding
         return added
     own, following = i - start, (i + 1 if i + 1 < N else 0) - start
     touched = False
@@ -438,7 +442,7 @@ def values(z, posteriors, special, first, last, tile, tiny, S, E, found):
         S0, S1, S2, S3, E0, E1, E2, E3 = S[0, :n], S[1, :n], S[2, :n], S[3, :n], E[0, :n], E[1, :n], E[2, :n], E[3, :n]
         for i in range(first, last, 4):
             S[:] = 0
-            if special[0] != 1 and ((i < stop and i + 4 >= start) or (start == 0 and i + 4 >= N)):
+            if (special[0] != 1 or special[1] != 1) and ((i < stop and i + 4 >= start) or (start == 0 and i + 4 >= N)):
                 _weighted_sums(z, i, posteriors, S0, S1, S2, S3, E0, E1, E2, E3, special, start, marginals)
             else:
                 for d in range(D):

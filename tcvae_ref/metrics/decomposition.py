@@ -206,7 +206,7 @@ def _check_samples(index: NDArray[np.integer], eps: Array, N: int, D: int) -> in
     S = len(index)
     if S < 2 or eps.shape != (S, D):
         raise InputError(f"{WHERE}: {S} indices and eps {eps.shape}; (S,) and (S, {D}) with S >= 2 are needed")
-    if index.shape != (S,) or not np.issubdtype(index.dtype, np.integer) or index.min() < 0 or index.max() >= N:
+    if not np.issubdtype(index.dtype, np.integer) or index.min() < 0 or index.max() >= N:
         raise InputError(
             f"{WHERE}: indices {index.dtype} {index.shape} lie in [{index.min()}, {index.max()}]; "
             f"integers ({S},) from 0 to {N - 1} are needed: there are N={N} posteriors"
@@ -267,7 +267,7 @@ def dimension_wise_kl_exact(mu: Array, log_var: Array, entropies: NDArray[np.flo
 
     Returns
     -------
-    kl : (D,), nats
+    kl : (D,), nats; infinite where a square or a variance overflows
 
     Raises
     ------
@@ -284,5 +284,7 @@ def dimension_wise_kl_exact(mu: Array, log_var: Array, entropies: NDArray[np.flo
     for start, stop in chunks(0, N, max(1, CHUNK_NUMBERS // D)):
         mu_n, log_var_n = InArrays(mu, log_var).chunk(start, stop)
         checks.matrices("dimension_wise_kl_exact", mu=mu_n, log_var=log_var_n)
-        second_moment += np.sum(mu_n**2 + np.exp(log_var_n), axis=0, dtype=np.float64) / N  # over inputs n
+        with np.errstate(over="ignore"):
+            squares = np.square(mu_n, dtype=np.float64) + np.exp(log_var_n, dtype=np.float64)
+        second_moment += np.sum(squares, axis=0) / N  # over inputs n
     return 0.5 * (math.log(2.0 * math.pi) + second_moment) - entropies

@@ -70,7 +70,7 @@ def mixture_entropies(
     weights : (N,), optional
         p(n) up to a constant; by default 1/N.
     tolerance : float
-        Halve the steps until the error estimate is below this, nats.
+        Halve the steps until the error estimate is below this, nats, or as low as rounding lets it become.
     group_densities : function, optional
         Sums the components on the grids, where the time goes: `tcvae_ref.metrics.octaves.group_densities`, or the
         compiled `tcvae_kernels.mixture.group_densities`, for many components.
@@ -92,7 +92,7 @@ def mixture_entropies(
     components, sizes = _components(mu, log_var, labels, weights)
     shares = np.sum([np.bincount(row, components.p, sum(sizes)) for row in components.rows], axis=0)
     by_octave = sorted_by_octave(components)
-    fraction = FIRST_STEP
+    fraction, lowest = FIRST_STEP, math.inf
     while True:
         integrals = phi_integrals(by_octave, fraction, sizes[0], sum(sizes), group_densities)
         by_step = _entropies(integrals, shares, sizes)
@@ -100,10 +100,11 @@ def mixture_entropies(
         last, before = (_change(by_step[:, power], by_step[:, power + 1]) for power in (0, 1))
         error = max(last, before**2)  # halving squares the error: two changes must agree that it is small
         rounding = (16.0 + math.sqrt(len(mu))) * np.finfo(np.float64).eps * (1.0 + float(np.abs(entropies).max()))
-        if error <= max(tolerance, rounding):
+        only_rounding = lowest < 1e-9 and error >= lowest  # any other error so small is about squared by halving
+        if error <= max(tolerance, rounding) or only_rounding:
             marginal, *conditional = entropies.tolist()
             return Entropy(marginal, conditional[: labels.shape[1]], error + rounding)
-        fraction /= 2
+        fraction, lowest = fraction / 2, min(lowest, error)
 
 
 def _entropies(integrals: Floats, shares: Floats, sizes: list[int]) -> Floats:

@@ -118,7 +118,11 @@ def _variances(given: Inputs, drawn: int | None, rng: np.random.Generator) -> ND
     """Variance of each code over all inputs, unbiased: ddof 1 where all are equally probable."""
     if drawn is None:
         p, codes = given.p, given.codes.astype(np.float64)
-        variances = p @ (codes - p @ codes) ** 2 / (1.0 - p @ p)
+        others = np.delete(p, np.argmax(p))
+        remaining = p.max() * others.sum() + others @ (1.0 - others)  # 1 - sum p^2, also where one p is nearly 1
+        if remaining == 0.0:
+            raise checks.InputError("factor_vae_metric: one input has all the weight; a variance needs two")
+        variances = p @ (codes - p @ codes) ** 2 / remaining
     else:
         codes = given.codes[draw(given.p, (drawn,), rng)]
         variances = np.var(codes, axis=0, ddof=1, dtype=np.float64)

@@ -125,7 +125,8 @@ def sap_r_squared(codes: Array, classes: NDArray[np.integer], *, weights: Array 
     given = inputs(where, codes, classes, weights, factors=1)
     _two_codes(where, codes)
     numbers = classes[probabilities(where, len(codes), weights) > 0]
-    numbers = numbers - numbers.min(axis=0)  # as whole numbers, which floats may not tell apart
+    unsigned = np.dtype(f"u{numbers.dtype.itemsize}")  # modulo 2^bits, which no difference leaves
+    numbers = numbers.astype(unsigned) - numbers.min(axis=0).astype(unsigned)  # whole numbers that floats may confuse
     z = _unit(given.codes.astype(np.float64), given.p)
     v = _unit(numbers.astype(np.float64), given.p)
     return _gaps((z.T @ v) ** 2, "R^2")

@@ -19,7 +19,7 @@ def log_weights_column_weighted_mss(M: int, N: int) -> Array:
 
     w_i0 = 1/N, w_i1 = (N - m)/(N m), w_ij = 1/m elsewhere, and w_{M-2,0} = (N - m)/(N m): the numbers of
     `tcvae_ref.estimators.log_weights_mss`, written with a stride of M where the diagonal of an (M, M) matrix needs
-    M + 1. Row 0 alone is right.
+    M + 1. Row 0 alone is right (M > 2).
 
     Parameters
     ----------

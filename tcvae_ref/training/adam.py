@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from tcvae_ref.checks import InputError, whole_number
+from tcvae_ref.checks import InputError, NotFinite, whole_number
 from tcvae_ref.types import Array
 
 _BLOCK = 1 << 15  # numbers updated at a time: the temporaries stay in the cache
@@ -50,12 +50,12 @@ def require_finite(terms: Array | float, *gradient: Array) -> None:
 
     Raises
     ------
-    InputError
+    NotFinite
         One holds nan or infinity, or its squares add up to infinity.
     """
     for name, values in (("loss", [terms]), ("gradient", gradient)):
         if not all(np.isfinite(np.vdot(value, value)) for value in values):
-            raise InputError(f"the {name}, or the square of its norm, is not finite")
+            raise NotFinite(f"the {name}, or the square of its norm, is not finite")
 
 
 def adam_update(p: Array, g: Array, m: Array, v: Array, numbers: tuple[float, ...]) -> None:
@@ -118,9 +118,15 @@ def adam_step(
     Raises
     ------
     InputError
-        Shapes or dtypes differ, parameters or moments are not contiguous, or step < 1.
+        Numbers of arrays, shapes or dtypes differ, parameters or moments are not contiguous, or step < 1.
     """
     whole_number("adam_step", "step", step, 1)
+    lengths = [len(arrays) for arrays in (parameters, gradient, state.first, state.second)]
+    if len(set(lengths)) > 1:
+        raise InputError(
+            f"adam_step: parameters, gradient and the two moments are {lengths} arrays; as many of each are needed: "
+            "initial_adam_state(parameters)"
+        )
     for arrays in zip(parameters, gradient, state.first, state.second, strict=True):
         p, g, m, v = arrays
         if {(a.shape, a.dtype) for a in arrays} != {(p.shape, p.dtype)} or not all(

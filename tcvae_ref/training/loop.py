@@ -17,7 +17,7 @@ import numpy as np
 from autograd.tracer import getval
 from numpy.typing import NDArray
 
-from tcvae_ref.checks import InputError
+from tcvae_ref.checks import NotFinite
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.discriminator import discriminate, total_correlation
 from tcvae_ref.gaussian import reparameterise
@@ -29,7 +29,7 @@ from tcvae_ref.training.gradients import gradient_and_aux
 from tcvae_ref.training.model import architecture, initial_parameters, initial_prior, log_prior, taken_apart
 from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.settings import Settings
-from tcvae_ref.types import Array, Scalar
+from tcvae_ref.types import Array, ExpectedLogQz, ExpectedLogQzEstimator, Scalar
 
 DTYPE = "float32"
 _INITIAL, _NOISE, _SECOND_NOISE, _PRIOR = 0, 2, 5, 8  # streams of random numbers, apart from the other modules'
@@ -158,11 +158,22 @@ def loss_and_record(
     logits, of_decoder = decode(decoder, statistics[half:], z, True)
     log_px = operations.bernoulli_log_likelihood(x, logits)
     expected_log_qz = operations.estimators[settings.estimator]
+    if settings.objective != "beta-tcvae":
+        expected_log_qz = _recorded_only(expected_log_qz)
     terms = elbo_terms(log_px, z, mu, log_var, dataset_size, expected_log_qz, log_prior(settings, prior))
     tc = total_correlation(discriminate(discriminator, z)) if discriminator else None
     objective = settings.objective_at(step, tc)(terms)
     values = np.array([float(getval(term)) for term in (*terms, *([] if tc is None else [tc]))])
     return -objective, StepRecord(values, getval(z), of_encoder + of_decoder)
+
+
+def _recorded_only(expected_log_qz: ExpectedLogQzEstimator) -> ExpectedLogQzEstimator:
+    """An estimator without its gradient, which costs more than its value, where the objective does not weigh it."""
+
+    def recorded_only(z: Array, mu: Array, log_var: Array, dataset_size: int) -> ExpectedLogQz:
+        return expected_log_qz(getval(z), getval(mu), getval(log_var), dataset_size)
+
+    return recorded_only
 
 
 def train(
@@ -201,7 +212,8 @@ def train(
     TrainingDiverged
         A term or gradient is not finite. The state saved last is untouched.
     InputError
-        The batch is larger than the data set, or the estimator is not to be had (`Operations.having`).
+        The batch is larger than the data set, the estimator is not to be had (`Operations.having`), or images or
+        another package's estimator are refused.
     """
     N, M = len(data), settings.batch
     steps_per_epoch, total = settings.steps_per_epoch(N), settings.steps(N)
@@ -256,7 +268,7 @@ def _divergence_said(step: int) -> Iterator[None]:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             yield
-    except InputError as error:
+    except NotFinite as error:
         raise TrainingDiverged(
             f"training diverged at step {step + 1} ({error}); lower the learning rate or the objective's weights, or "
             "warm them up"
