@@ -76,7 +76,7 @@ ROOMS = {
         tuple(f"kernels/tcvae_kernels/{name}.py" for name in (
             "exp", "elementwise", "mixture", "pairwise", "estimators", "autograd_ops", "threads",
         )),
-        ("kernels", "mixture", "elementwise"),
+        ("kernels", "kernels_parts", "mixture", "elementwise"),
         {"NUMBA_DISABLE_JIT": "1"},
         "not a_forked_child and not without_numba",
     ),
