@@ -156,8 +156,8 @@ RULES = [
         "one cell more on either side is computed and not added",
     ),
     # --- kernels
-    Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_64)[0]", "0 -> 1", 1, "four alike"),
-    Rule("kernels/tcvae_kernels/exp.py", "return exp_half_four(x, x, x, x, LEAST_32)[0]", "0 -> 1", 1, "four alike"),
+    Rule("kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_64)[0]", "0 -> 1", 1, "four alike"),
+    Rule("kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_32)[0]", "0 -> 1", 1, "four alike"),
     Rule("kernels/tcvae_kernels/exp.py", "return weight_four(x, x, x, x)[0]", "0 -> 1", 1, "four alike"),
     Rule(
         "kernels/tcvae_kernels/elementwise.py", "p = p * v + _ODD_64[13]", "13 -> 14", 1,
