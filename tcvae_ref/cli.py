@@ -39,6 +39,7 @@ from tcvae_ref.progress import Progress
 from tcvae_ref.selftest.commands import add_selftest
 from tcvae_ref.studies_commands import add_sweep, draw_study, is_study
 from tcvae_ref.training import (
+    NUMPY,
     PRESETS,
     DataSource,
     Run,
@@ -178,6 +179,7 @@ def _new_run(arguments: argparse.Namespace, stack: ExitStack) -> tuple[Run, Fact
                 f"leave it out, or choose another --{part.split()[1]}"
             )
     source = source_of(arguments, PRESET_GRIDS[preset])
+    NUMPY.having(settings.estimator)  # nor one that cannot be had, which is found out before data are read
     check_folder(arguments.out)
     data = load(source, arguments.cache)
     settings.steps(len(data))

@@ -237,7 +237,14 @@ def _score(name: str, task: Task) -> Any:
             found = recipe_of(name).compute(task)
     except InputError as refusal:
         return str(refusal)
-    return found if _finite(plain(found)) else _INFINITE
+    except Exception as error:
+        if name in RECIPES:
+            raise
+        return f"raised {type(error).__name__}: {error}; repair or uninstall the package that brings it"
+    numbers = plain(found)
+    if name not in RECIPES and not (isinstance(numbers, dict) and isinstance(numbers.get("score"), float)):
+        return f"gives a {type(found).__name__}; a named tuple with a float `score` is needed"
+    return found if _finite(numbers) else _INFINITE
 
 
 _INFINITE = "gives nan or infinite numbers, which are not reported: rescale the codes"

@@ -11,7 +11,8 @@ is asked for. `EXTENDING.md` in this folder has an example of each kind.
 """
 
 import importlib.metadata
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tcvae_ref import checks
@@ -41,6 +42,24 @@ def _found(kind: str) -> list[importlib.metadata.EntryPoint]:
 def names(kind: str, own: Collection[str] = ()) -> tuple[str, ...]:
     """The names of `entries`; imports nothing of theirs."""
     return tuple(entries(kind, own))
+
+
+class LeftOut(UserWarning):
+    """Something of another package cannot be used, and is left out."""
+
+
+def usable(kind: str, own: Collection[str], use: Callable[[str], Any]) -> dict[str, Any]:
+    """What other packages add, by name, each as use(name) gives it.
+
+    What use(name) refuses is left out with a warning: no package takes away what others say, or the house.
+    """
+    found = {}
+    for name in names(kind, own):
+        try:
+            found[name] = use(name)
+        except InputError as error:
+            warnings.warn(f"left out: {error}", LeftOut, stacklevel=2)
+    return found
 
 
 def versions(*packages: str, absent: str | None = None) -> dict[str, str]:

@@ -146,6 +146,14 @@ def test_tanh_everywhere(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_tanh_by_its_series(dtype):
+    v = np.linspace(0.1, 0.125, 101, endpoint=False).astype(dtype)
+    got = elementwise.tanh_layer(np.ones((1, 1), dtype), np.zeros((1, v.size), dtype), v)[0]
+    exact = np.tanh(v.astype(np.longdouble))
+    assert np.max(np.abs(got - exact) / np.spacing(exact.astype(dtype))) < 0.75
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_adam(dtype):
     rng = np.random.default_rng(2)
     ours = [rng.standard_normal(200_003).astype(dtype) for _ in range(3)] + [rng.random(200_003).astype(dtype)]

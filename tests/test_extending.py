@@ -13,7 +13,9 @@ import pytest
 import tcvae_ref
 from tcvae_ref import cli, extensions
 from tcvae_ref.checks import InputError
+from tcvae_ref.data import Factor, FactorDataset, PackedImages
 from tcvae_ref.oracle import estimators
+from tcvae_ref.oracle.mistakes import listed
 
 GUIDE = Path(tcvae_ref.__file__).parent / "EXTENDING.md"
 EXAMPLES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL))
@@ -42,6 +44,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield folder
     estimators._added.cache_clear()
+    listed.ways_of.cache_clear()
     for name in EXAMPLES:
         sys.modules.pop(name, None)
 
@@ -49,6 +52,7 @@ def package(tmp_path, monkeypatch):
 def test_each_kind_has_an_example_below_thirty_lines():
     assert set(ENTRY_POINTS["project"]["entry-points"]) == set(extensions.GROUPS.values())
     assert len(EXAMPLES) == len(extensions.GROUPS)
+    assert set(ENTRY_POINTS["tool"]["setuptools"]["py-modules"]) == set(EXAMPLES)
     for name, text in EXAMPLES.items():
         lines = [line for line in text.splitlines() if line.strip()]
         assert len(lines) < 30, (name, len(lines))
@@ -200,13 +204,106 @@ def test_a_data_set_must_be_one(package, capsys):
     assert not Path("run").exists()
 
 
-def test_a_mistake_has_one_name(package):
-    from tcvae_ref.oracle.mistakes import listed
+@pytest.mark.parametrize(
+    ("text", "instead", "said"),
+    [
+        ('ID = "last-dimension-dropped"', 'ID = "last-dropped"', "are called last-dropped; call all last-dim"),
+        ("def product(self, marginals: Any", "def product(self, other: Any, marginals: Any", "raised TypeError"),
+        ("np.sum(marginals[:, :-1], axis=1)", "1 / 0", "raised ZeroDivisionError"),
+        ("def product", "def produkt", "changes no step of Loss; these are .*product"),
+        ("LastDimensionDropped),)", "int),)", "changes no step of Loss"),
+        ('(Mistake(ID, "sum over d without the last", LastDimensionDropped),)', "()", "a tuple of Mistake is needed"),
+    ],
+)
+def test_a_mistake_that_is_none_is_left_out_and_said_where_it_is_asked_for(package, text, instead, said):
+    assert text in EXAMPLES["my_mistake"]
+    (package / "my_mistake.py").write_text(EXAMPLES["my_mistake"].replace(text, instead))
+    with pytest.raises(InputError, match=rf"mistake 'last-dimension-dropped': .*{said}"):
+        listed.ways_of("last-dimension-dropped")
+    with pytest.warns(extensions.LeftOut, match=said):
+        assert listed.added() == ()
 
-    text = EXAMPLES["my_mistake"].replace('ID = "last-dimension-dropped"', 'ID = "last-dropped"')
-    (package / "my_mistake.py").write_text(text)
-    with pytest.raises(InputError, match=r"its entry and its ways are called last-dropped; call all last-dim"):
-        listed.added()
+
+def test_no_package_takes_away_the_verdict_on_a_loss(package, capsys):
+    """What is broken is left out with a warning; a loss that is wrong is called so."""
+    for name in ("my_weights", "my_mistake"):
+        (package / f"{name}.py").write_text("raise RuntimeError('half written')\n")
+    Path("losses.py").write_text(
+        "import autograd.numpy as np\n"
+        "from tcvae_ref import log_qz_mws\n"
+        "def tc_loss(z, mu, log_var, dataset_size):\n"
+        "    log_qz, marginals = log_qz_mws(z, mu, log_var, dataset_size)\n"
+        "    return np.sum(log_qz - np.sum(marginals, axis=1))\n"
+    )
+    few = ["--checks", "values", "--max-examples", "10", "--framework", "autograd"]
+    for claimed in ([], ["--estimator", "mws"]):
+        with pytest.warns(extensions.LeftOut, match="half written"):
+            assert cli.main(["check", "losses.py:tc_loss", *few, *claimed]) == 1
+        assert "(sum-not-mean)" in capsys.readouterr().out
+    with pytest.warns(extensions.LeftOut, match="half written"):
+        assert cli.main(["explain"]) == 0
+    assert cli.main(["explain", "last-dimension-dropped"]) == 2
+    assert "half written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("0.5", "float"),
+        ("None", "NoneType"),
+        ("task.of.mu", "ndarray"),
+        ("ActiveCodes('high')", "ActiveCodes"),
+        ("1 / 0", "raised ZeroDivisionError"),
+    ],
+)
+def test_a_score_that_gives_something_else_spoils_no_other(package, capsys, returned, said):
+    text = EXAMPLES["my_score"].replace("return ActiveCodes(float(np.mean(kl > 0.01)))", f"return {returned}")
+    (package / "my_score.py").write_text(text)
+    rng = np.random.default_rng(0)
+    mu, log_var = rng.standard_normal((50, 2)), rng.standard_normal((50, 2))
+    np.savez("model.npz", mu=mu, log_var=log_var, factors=rng.integers(3, size=(50, 2)))
+    arguments = ["--metrics", "mig-binned,active-codes", "--no-figures", "--kernels", "numpy", "--json", "numbers.json"]
+    assert cli.main(["evaluate", "model.npz", *arguments]) == 0
+    numbers = json.loads(Path("numbers.json").read_text())
+    assert "mig-binned" in numbers["scores"]
+    assert said in numbers["left_out"]["active-codes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "said"),
+    [
+        ("z: Array, mu: Array, log_var: Array, dataset_size: int", "z: Array, mu: Array, log_var: Array", "TypeError"),
+        (
+            "np.sum(log_qz.joint) / M, np.sum(log_qz.marginals) / M",
+            "log_qz.joint, log_qz.marginals",
+            "gave no two numbers",
+        ),
+        ("np.sum(log_qz.joint) / M,", "np.log(0.0 * np.sum(log_qz.joint)),", "is not finite"),
+        ("M = len(z)", "raise ValueError('no batch')", "no batch"),
+        ("import autograd.numpy as np", "raise RuntimeError('half written')", "half written"),
+    ],
+)
+def test_an_estimator_that_is_none_is_refused_before_there_is_a_folder(package, capsys, text, instead, said):
+    assert text in EXAMPLES["my_estimator"]
+    (package / "my_estimator.py").write_text(EXAMPLES["my_estimator"].replace(text, instead))
+    with np.errstate(all="ignore"):
+        assert cli.main(["train", "--out", "run", "--grid", "1x2x1x4x4", "--estimator", "mss-before"]) == 2
+    err = capsys.readouterr().err
+    assert "estimator 'mss-before'" in err
+    assert said in err
+    assert not Path("run").exists()
+
+
+def test_classes_that_are_no_indices_are_refused():
+    images, factor = PackedImages(np.zeros((3, 2), np.uint8), (4, 4)), (Factor("x", np.arange(2.0)),)
+    for classes, said in (
+        (np.array([[0], [1], [2]]), r"classes of x lie in \[0, 2\]; 0 to 1 are needed"),
+        (np.array([[0], [-1], [1]]), r"lie in \[-1, 1\]"),
+        (np.array([[0.0], [0.5], [1.0]]), "are float64; whole numbers"),
+    ):
+        with pytest.raises(InputError, match=said):
+            FactorDataset("mine", images, factor, classes)
+    assert len(FactorDataset("mine", images, factor, np.array([[0], [1], [1]]))) == 3
 
 
 def test_a_name_of_the_house_is_not_given_away(tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def test_the_reference_stands_alone(module):
     assert inside(path) <= set(REFERENCE)
 
 
-@pytest.mark.parametrize(("room", "path"), [(r, p) for r in ROOMS for p in sorted((PACKAGE / r).glob("*.py"))])
+@pytest.mark.parametrize(("room", "path"), [(r, p) for r in ROOMS for p in sorted((PACKAGE / r).rglob("*.py"))])
 def test_rooms_use_the_reference_and_their_neighbours_below(room, path):
     assert outside(path) <= {"numpy", "scipy", "autograd"} | EXTRAS.get(room, set())
     allowed = ROOMS[room] | {room, "__version__"}

@@ -11,7 +11,7 @@ from tcvae_ref import estimators
 
 DTYPES = ("float64", "float32")
 EXACT = {"float64": 1e-13, "float32": 1e-5}
-CONSTANT, SPECIAL = (1.0, 1.0), (0.25, 0.5)
+WEIGHTS = [(1.0, 1.0), (0.25, 0.5), (1.0, 2.0), (2.0, 1.0)]  # of j = i and j = i + 1
 
 
 def problem(S, N, D=3, dtype="float64", seed=0):
@@ -62,7 +62,7 @@ def summed(kind, z, mu, log_var, special, tile):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("special", [CONSTANT, SPECIAL])
+@pytest.mark.parametrize("special", WEIGHTS)
 @pytest.mark.parametrize(
     ("S", "N", "tile"), [(12, 12, 5), (24, 23, 4), (12, 9, 3), (8, 30, 7), (20, 20, 64), (4, 1, 2)]
 )
@@ -82,6 +82,34 @@ class TestSums:
         found = summed(kind, z, mu, log_var, special, tile)
         exponents = -np.sum((z[:, None] - mu) ** 2 * np.exp(-log_var) + log_var, axis=2)
         np.testing.assert_allclose(found.joint_tops, exponents.max(axis=1), rtol=10 * EXACT[dtype])
+
+
+@pytest.mark.parametrize("special", WEIGHTS)
+@pytest.mark.parametrize("kind", ["values", "values and gradient"])
+def test_rows_that_are_summed_again(kind, special):
+    """Of a sample far from every posterior, and in a dimension whose widths lie further apart than exp can say."""
+    z, mu, log_var = problem(12, 12)
+    z[5] = 90.0
+    log_var[4, 1] = -1350.0
+    z[4, 1] = mu[4, 1]
+    found = summed(kind, z, mu, log_var, special, 5)
+    with np.errstate(divide="ignore"):
+        log_w = np.log(weights(12, 12, special))
+    expected = estimators.log_qz_rows(z, mu, log_var, log_w).marginals
+    h = np.where([False, True, False], 0.0, log_var.min(axis=0))
+    got = np.log(found.marginals) + 0.5 * (found.marginal_tops - h - np.log(2 * np.pi))
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_highest_exponent_of_a_marginal(dtype):
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        mu, s, g = rng.standard_normal(5), 1.0 + rng.random(5), rng.standard_normal(5)
+        mu, s, g = (a.astype(dtype) for a in (mu, s, g))
+        z = np.dtype(dtype).type(rng.standard_normal())
+        t = (z - mu) * s
+        assert pairwise._highest_marginal(z, mu, s, g) == pytest.approx(np.max(g - t * t), rel=EXACT[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -204,6 +204,21 @@ class TestLogDensity:
                 exact, scale = density_truth(*case)
                 assert np.max(np.abs(mixture.log_density(*case) - exact) / scale) < TOLERANCE[dtype] / 2
 
+    def test_each_of_seven_points_from_its_maximum(self):
+        """Heights further apart than `SPREAD`: no point is summed otherwise."""
+        rng = np.random.default_rng(12)
+        points, mu, log_var = rng.standard_normal(7), rng.standard_normal(9), rng.uniform(-1, 1, 9)
+        log_weights = np.linspace(-40.0, 0.0, 9)
+        got = mixture.log_density(points, mu, log_var, log_weights)
+        np.testing.assert_allclose(got, by_logsumexp(points, mu, log_var, log_weights), rtol=1e-13)
+
+    def test_the_largest_weight(self):
+        one = np.ones(1)
+        assert mixture.log_density(one, one, 0 * one, 1e30 * one) == pytest.approx(1e30, rel=1e-15)
+        for wrong in (np.nextafter(1e30, np.inf), -np.nextafter(1e30, np.inf)):
+            with pytest.raises(InputError, match="log_weights reaches"):
+                mixture.log_density(one, one, 0 * one, wrong * one)
+
     def test_a_point_does_not_depend_on_its_neighbours(self):
         rng = np.random.default_rng(3)
         points = np.where(np.arange(50) % 3 == 0, 1e3, 1.0) * rng.standard_normal(50)

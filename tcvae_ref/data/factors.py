@@ -152,6 +152,14 @@ class FactorDataset:
         N, K = len(self.images), len(self.factors)
         if self.classes.shape != (N, K):
             raise InputError(f"{self.name}: classes have shape {self.classes.shape}; (N, K) = ({N}, {K}) is needed")
+        if not np.issubdtype(self.classes.dtype, np.integer):
+            raise InputError(f"{self.name}: classes are {self.classes.dtype}; whole numbers are needed")
+        for factor, column in zip(self.factors, self.classes.T, strict=True):
+            if N and not (int(column.min()) >= 0 and int(column.max()) < factor.size):
+                raise InputError(
+                    f"{self.name}: classes of {factor.name} lie in [{column.min()}, {column.max()}]; 0 to "
+                    f"{factor.size - 1} are needed, for its {factor.size} values"
+                )
         if self.weights is not None and (
             self.weights.shape != (N,)
             or not (self.weights >= 0).all()

@@ -654,14 +654,21 @@ CATALOGUE: dict[str, Entry] = {entry.id: entry for entries in KINDS.values() for
 
 def added() -> dict[str, Entry]:
     """The mistakes of other packages by their ids."""
-    return {
-        id: extensions.load("mistake", id, ("entry", "ways")).entry for id in extensions.names("mistake", CATALOGUE)
-    }
+    return extensions.usable("mistake", CATALOGUE, _added)
+
+
+def _added(id: str) -> Entry:
+    entry = extensions.load("mistake", id, ("entry", "ways")).entry
+    if not isinstance(entry, Entry) or entry.id != id:
+        raise InputError(f"mistake {id!r}: its entry is {entry!r:.60}; an Entry of that id is needed")
+    return entry
 
 
 def entry_of(id: str) -> Entry | None:
     """The entry of a mistake, if it has one."""
-    return CATALOGUE.get(id) or added().get(id)
+    if id in CATALOGUE:
+        return CATALOGUE[id]
+    return _added(id) if id in extensions.names("mistake") else None
 
 
 def find(id: str) -> Entry:

@@ -17,7 +17,7 @@ from tcvae_ref.oracle import estimators, process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
 from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
-from tcvae_ref.oracle.types import DTYPES, ESTIMATORS, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
+from tcvae_ref.oracle.types import DTYPES, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
 from tcvae_ref.progress import Progress
 
@@ -61,7 +61,10 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     """The target and how it is called: what `check` and `ghostwrite` share."""
     parser.add_argument("target", metavar="TARGET", help="package.module:function or path/file.py:function")
     parser.add_argument(
-        "--estimator", default="auto", metavar="E", help=f"what it claims to be: {', '.join(ESTIMATORS)} (auto: found)"
+        "--estimator",
+        default="auto",
+        metavar="E",
+        help=f"what it claims to be: {', '.join(estimators.names())} (auto: found)",
     )
     parser.add_argument("--framework", metavar="F", help="whose tensors it takes (found by what it imports)")
     group = parser.add_argument_group("how the target is called, where its names do not say")

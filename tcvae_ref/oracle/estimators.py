@@ -153,7 +153,8 @@ def _added(name: str, where: str) -> Estimator:
 
 def candidates() -> tuple[str, ...]:
     """What a target that claims nothing may be: one of the whole data set needs N = M, and may be claimed alone."""
-    return tuple(name for name in names() if not find(name).whole_data_set)
+    known = OWN | extensions.usable("weights", OWN, find)
+    return tuple(name for name, estimator in known.items() if not estimator.whole_data_set)
 
 
 def may_hold(claims: Collection[str], name: str) -> bool:
@@ -163,13 +164,23 @@ def may_hold(claims: Collection[str], name: str) -> bool:
     return not claims or not kinds.isdisjoint(claims)
 
 
+def _called(weight: Callable[[int, int, Any, Any], Any]) -> str:
+    return f"{getattr(weight, '__module__', '')}:{getattr(weight, '__qualname__', type(weight).__name__)}"
+
+
 @functools.lru_cache(maxsize=256)
 def _exactly(weight: Callable[[int, int, Any, Any], Any], M: int, N: int) -> tuple[tuple[Fraction, ...], ...]:
-    rows = tuple(tuple(weight(i, j, Fraction(M), Fraction(N)) for j in range(M)) for i in range(M))
+    try:
+        rows = tuple(tuple(weight(i, j, Fraction(M), Fraction(N)) for j in range(M)) for i in range(M))
+    except Exception as error:
+        raise InputError(
+            f"{_called(weight)}(i, j, M, N) raised {type(error).__name__}: {error}; it is called with numbers of a "
+            "sample and a posterior and the fractions M and N"
+        ) from error
     for i, j in ((i, j) for i in range(M) for j in range(M)):
         if not (isinstance(rows[i][j], Fraction) and rows[i][j] > 0):
             raise InputError(
-                f"weight({i}, {j}, M={M}, N={N}) is {rows[i][j]!r}; a positive Fraction is needed, which + - * / "
-                "give for the fractions M and N"
+                f"{_called(weight)}({i}, {j}, M={M}, N={N}) is {rows[i][j]!r}; a positive Fraction is needed, "
+                "which + - * / give for the fractions M and N"
             )
     return rows

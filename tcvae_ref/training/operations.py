@@ -1,7 +1,10 @@
 """The functions a training step is made of, so that the same loop runs on NumPy or on compiled kernels."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy
+from autograd import grad
 
 from tcvae_ref import estimators, extensions
 from tcvae_ref.checks import InputError
@@ -30,7 +33,7 @@ class Operations(NamedTuple):
         Raises
         ------
         InputError
-            It is one of those for studies alone, or no package adds it.
+            It is one of those for studies alone, no package adds it, or what is added is no such estimator.
         """
         if estimator in self.estimators:
             return self
@@ -38,9 +41,28 @@ class Operations(NamedTuple):
             raise InputError(
                 f"train: the estimator {estimator} is for studies alone; continue this run with tcvae-ref sweep"
             )
-        return self._replace(
-            estimators={**self.estimators, estimator: extensions.load("estimator", estimator, ("__call__",))}
-        )
+        return self._replace(estimators={**self.estimators, estimator: _added(estimator)})
+
+
+def _added(name: str) -> ExpectedLogQzEstimator:
+    """An estimator of another package, once it has given two numbers and their gradients for a batch."""
+    function: ExpectedLogQzEstimator = extensions.load("estimator", name, ("__call__",))
+    z = numpy.array([[0.3, -0.2], [1.0, 0.5], [-0.7, 0.1], [0.0, 0.9]])
+
+    def both(z: Array, mu: Array, log_var: Array) -> Any:
+        joint, marginals = function(z, mu, log_var, 20)
+        return joint - 2.0 * marginals
+
+    try:
+        slopes = grad(both, (0, 1, 2))(z, 0.5 * z, 0.1 * z)
+    except Exception as error:
+        raise InputError(
+            f"estimator {name!r}: of a batch of four it gave no two numbers that autograd differentiates: "
+            f"{type(error).__name__}: {error}; tcvae_ref/EXTENDING.md has an example"
+        ) from error
+    if not all(numpy.isfinite(slope).all() for slope in slopes):
+        raise InputError(f"estimator {name!r}: its gradient for a batch of four is not finite")
+    return function
 
 
 NUMPY = Operations(

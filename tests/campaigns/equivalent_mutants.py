@@ -156,8 +156,14 @@ RULES = [
         "one cell more on either side is computed and not added",
     ),
     # --- kernels
-    Rule("kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_64)[0]", "0 -> 1", 1, "four alike"),
-    Rule("kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_32)[0]", "0 -> 1", 1, "four alike"),
+    Rule(
+        "kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_64)[0]", "0 -> 1", 1,
+        "four alike",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_32)[0]", "0 -> 1", 1,
+        "four alike",
+    ),
     Rule("kernels/tcvae_kernels/exp.py", "return weight_four(x, x, x, x)[0]", "0 -> 1", 1, "four alike"),
     Rule(
         "kernels/tcvae_kernels/elementwise.py", "p = p * v + _ODD_64[13]", "13 -> 14", 1,
@@ -186,6 +192,161 @@ RULES = [
     Rule(
         "kernels/tcvae_kernels/pairwise.py", "N, zero = T.size, T.dtype.type(0)", "0 -> 1", 1,
         "any finite number in place of -inf will do", "_joint_rows",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/exp.py",
+        "total += weight(x[j])",
+        "j -> j - 1", 1, "the same entries, the last one first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "p = p * v + _ODD_64[14]",
+        "14 -> 15", 1, "u^30 (1/31 - 1/33), u <= 1/3: 1e-17 of the sum",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "p = p * v + _ODD_32[5]",
+        "5 -> 6", 1, "u^12 (1/13 - 1/15), u <= 1/3: 2e-8 of the sum, a third of a rounding",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "positive = one if a > zero else zero",
+        "> -> >=", 1, "at 0 the factor is 0",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "size = a if a > zero else -a",
+        "> -> >=", 1, "at 0 both are 0",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "slope[i, p] = x_p - (one if a > zero else e) / (one + e)",
+        "> -> >=", 1, "at 0 both are 1",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "outside += one if x_p < zero or x_p > one else zero",
+        "+ -> -", 1, "only whether it is 0 is asked",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "rows = max(1, BLOCK // P)",
+        "// -> *", 1, "which images are done together",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "a[i, k] = v if v > zero else (v if v != v else zero)",
+        "> -> >=", 1, "at 0 both are 0",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "a[i, k] += b[k]",
+        "i -> i - 1", 1, "each row once all the same: the last block's last is the first block's first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "size = v if v > zero else -v",
+        "> -> >=", 1, "at 0 both are 0",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "a[i, k] = v + v * w * p if size < near else (far if v > zero else -far)",
+        "< -> <=; > -> >=", 2, "both forms are right where they meet, and 0 is not far",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "block = max(1, BLOCK // columns)",
+        "1 -> 2; // -> *", 2, "which rows are done together",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "threads.run(lambda b: kernel(*arrays, b * block, min(rows, (b + 1) * block)), -(-rows // block))",
+        "// -> *", 1, "blocks beyond the last row are empty",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "BLOCK = 1024",
+        "1024 -> 1025", 1, "which points are done together",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "STRETCHES, SHORTEST_STRETCH = 64, 128",
+        "64 -> 65; 128 -> 129", 2, "where a grid is cut",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "tops[i] = 0",
+        "0 -> 1", 1, "any finite number in place of -inf will do",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "unsafe = top - float(heights.min(where=heights > -np.inf, initial=top)) > SPREAD",
+        "> -> >=", 2, "from the maxima the same sums come out",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "h = 0.0 if unsafe else top",
+        "0.0 -> 1.0", 1, "taken out and put back",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "block = min(BLOCK, -(-P // (4 * threads.get_num_threads() * ROWS)) * ROWS)",
+        "4 -> 5", 1, "which points are done together",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "again = np.flatnonzero(of_x < TINY[mu.itemsize])",
+        "< -> <=", 1, "from the maxima the same sums come out",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "if len(again) and not unsafe:",
+        "and -> or", 1, "done again with the same result, or none is",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "finite = np.where(log_weights == -np.inf, 0, log_weights) if weighted else log_weights",
+        "0 -> 1", 1, "any finite number of moderate size will do",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "if start >= stop:",
+        ">= -> >", 1, "from start to start there is nothing",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "row = np.uint64(rows[k, n])",
+        "k -> k - 1", 1, "each labelling's row gets the same numbers, in another order",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        "stretch, widest = max(SHORTEST_STRETCH, -(-points // STRETCHES)), int(length.max(initial=0))",
+        "- ->; // -> *; 0 -> 1", 4, "where a grid is cut, and how far to the left windows are looked for",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "total += a[j]",
+        "j -> j - 1", 1, "the same entries, the last one first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "a[j] *= factor",
+        "j -> j - 1", 1, "the same entries, the last one first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "touched = False",
+        "False -> True", 1, "summed again, to the same",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "top = mu.dtype.type(0)",
+        "0 -> 1", 1, "any finite number in place of -inf will do",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "return S.dtype.type(0 if before == -np.inf else before)",
+        "0 -> 1", 1, "any finite number in place of -inf will do",
     ),
 ]  # fmt: skip
 

@@ -1,13 +1,18 @@
 """Every mistake that has a name, in the ways it is seen in public code, and how two of them go together."""
 
+import functools
+import itertools
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tcvae_ref import extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.catalogue import CATALOGUE, Entry
 from tcvae_ref.oracle.estimators import may_hold
 from tcvae_ref.oracle.mistakes import aggregate, constants, density, reduction
-from tcvae_ref.oracle.mistakes.steps import Loss
+from tcvae_ref.oracle.mistakes.steps import Loss, gradients
+from tcvae_ref.oracle.types import Case
 
 
 class Mistake(NamedTuple):
@@ -218,23 +223,43 @@ class NamedMistake(NamedTuple):
 
 
 def added() -> tuple[Mistake, ...]:
-    """The mistakes of other packages.
+    """The mistakes of other packages, but for those that cannot be used."""
+    return tuple(itertools.chain.from_iterable(extensions.usable("mistake", CATALOGUE, ways_of).values()))
+
+
+@functools.cache
+def ways_of(id: str) -> tuple[Mistake, ...]:
+    """The ways of a mistake that another package adds.
 
     Raises
     ------
     InputError
-        One cannot be loaded, or its parts have not the id that it is added under.
+        It cannot be loaded, its parts have not the id that it is added under, or a way is none: no step of the loss is
+        changed, or the loss cannot be computed with it.
     """
-    ways: list[Mistake] = []
-    for id in extensions.names("mistake", CATALOGUE):
-        found: NamedMistake = extensions.load("mistake", id, NamedMistake._fields)
-        ids = {found.entry.id, *(way.id for way in found.ways)}
-        if ids != {id}:
-            raise InputError(
-                f"mistake {id!r}: its entry and its ways are called {', '.join(sorted(ids))}; call all {id}"
-            )
-        ways += found.ways
-    return tuple(ways)
+    found: NamedMistake = extensions.load("mistake", id, NamedMistake._fields)
+    if not found.ways or not all(isinstance(way, Mistake) for way in found.ways):
+        raise InputError(f"mistake {id!r}: its ways are {found.ways!r:.60}; a tuple of Mistake is needed")
+    ids = {found.entry.id, *(way.id for way in found.ways)}
+    if ids != {id}:
+        raise InputError(f"mistake {id!r}: its entry and its ways are called {', '.join(sorted(ids))}; call all {id}")
+    for way in found.ways:
+        if not (isinstance(way.steps, type) and issubclass(way.steps, Loss) and changed(way.steps)):
+            steps = ", ".join(name for name in vars(Loss) if not name.startswith("_"))
+            raise InputError(f"mistake {id!r}: {way.steps!r} changes no step of Loss; these are {steps}")
+        _try(id, way.steps)
+    return found.ways
+
+
+def _try(id: str, steps: type[Loss]) -> None:
+    """Compute a loss with these steps, and its gradient, once."""
+    z = np.array([[0.3, -0.2], [1.0, 0.5], [-0.7, 0.1], [0.0, 0.9]])
+    try:
+        gradients(steps, "mss", Case(z, 0.5 * z, 0.1 * z, 20), ("tc",))
+    except Exception as error:
+        raise InputError(
+            f"mistake {id!r}: a loss with the steps of {steps.__qualname__} raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def changed(steps: type[Loss]) -> frozenset[str]:
