@@ -187,6 +187,29 @@ class TestFinding:
     def test_a_method_on_an_instance_from_a_factory(self, target, factory):
         assert outcome(load(target, factory=factory)) == {"tc": 4.0}
 
+    def test_an_instance_of_a_subclass_or_in_a_wrapper(self):
+        class Heir(Demanding):
+            pass
+
+        class Wrapper:
+            def __init__(self, inside):
+                self._orig_mod, self.tc = inside, inside.tc
+
+        for make in (lambda: Heir(4.0), lambda: Wrapper(Demanding(4.0))):
+            assert outcome(load(f"{HERE}:Demanding.tc", factory=make)) == {"tc": 4.0}
+
+    def test_a_factory_of_another_files_class_is_refused(self, tmp_path):
+        """It would be judged in the name of the target's."""
+        for name, scale in (("one", 1.0), ("other", 2.0)):
+            text = f"class L:\n    def __call__(self, z, mu, log_var):\n        return {scale}\n"
+            (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / "making.py").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom other import L\n")
+        with pytest.raises(
+            InputError, match=r"made a L of other.py, which is no L of one.py and would be judged in its"
+        ):
+            load(f"{tmp_path}/one.py:L", factory=f"{tmp_path}/making.py:L")
+        assert outcome(load(f"{tmp_path}/other.py:L", factory=f"{tmp_path}/making.py:L")) == {"tc": 2.0}
+
     @pytest.mark.parametrize("target", [f"{HERE}:make_loss", make_loss])
     def test_a_target_that_makes_the_loss(self, target):
         assert outcome(load(target, factory=True)) == {"tc": 9.0}
@@ -222,7 +245,7 @@ class TestFinding:
                 "make_broken' raised RuntimeError: no weights file; it is called without arguments and must make",
             ),
             (f"{HERE}:Demanding.tc", {"factory": f"{HERE}:NUMBER"}, ":NUMBER' is not callable; name a function"),
-            (f"{HERE}:Demanding.tc", {"factory": dict}, "made a dict, which has no 'tc'; it must make a Demanding"),
+            (f"{HERE}:Demanding.tc", {"factory": dict}, "made a dict, which is no Demanding of test_oracle_target.py"),
             (f"{HERE}:Demanding.tc", {"factory": sys.exit}, "raised SystemExit; it is called without arguments"),
             (f"{HERE}:loss", {"factory": make_demanding}, "needs no instance, and factory="),
             (
@@ -689,8 +712,8 @@ class TestReturns:
             (None, {}, "returned None; a mapping of mi, tc, dwkl or a scalar is needed: is a return missing?"),
             ("x", {}, "returned a str; a mapping of mi, tc, dwkl or a scalar is needed"),
             (True, {}, "returned a bool; a mapping"),
-            ((1, 2, 3), {}, "returned a tuple of 3; name its parts with --returns mi,tc,dwkl (use '-' to ignore one)"),
-            ([1, 2, 3, 4], {}, "returned a list of 4; name its parts with --returns mi,tc,dwkl,- (use"),
+            ((1, 2, 3), {}, "returned a tuple of 3; name its parts with --returns=mi,tc,dwkl (use '-' to ignore one)"),
+            ([1, 2, 3, 4], {}, "returned a list of 4; name its parts with --returns=mi,tc,dwkl,- (use"),
             (
                 (1, 2, 3),
                 {"returns": "mi,tc"},

@@ -683,8 +683,8 @@ def find(id: str) -> Entry:
     if entry is not None:
         return entry
     known = [*CATALOGUE, *added()]
-    near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
-    near = near or [name for name in known if id and id in name][:1]
+    near = [name for name in known if id and name.startswith(id)] or difflib.get_close_matches(id, known, cutoff=0.5)
+    near = near or [name for name in known if id and id in name]
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"explain: {id!r} is not in the catalogue; {hint}tcvae-ref explain lists all")
 

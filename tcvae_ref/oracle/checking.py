@@ -27,6 +27,7 @@ from tcvae_ref.oracle import adapters, cases, diagnosis, estimators, one_check, 
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.against_truth import Finding, judge_gradients, judge_values
 from tcvae_ref.oracle.identity import Identity, first_cases, identify
+from tcvae_ref.oracle.mistakes.alternatives import FREE_COLUMN
 from tcvae_ref.oracle.one_check import Check
 from tcvae_ref.oracle.options import Options
 from tcvae_ref.oracle.properties import PROPERTIES
@@ -278,6 +279,8 @@ class _Run:
             subject, subject.quantities, self.results, gradients=self.options.gradients, others=others
         )
         self.notes.extend(found.notes)
+        if found.valid:
+            self.results = [_not_its_formula(result) for result in self.results]
         if found.estimator:
             self.notes.append(f"the diagnosis takes it for {found.estimator}, the checks for {subject.estimator}")
         return found.diagnosis
@@ -377,6 +380,19 @@ class _Run:
             options.given,
             found,
         )
+
+
+def _not_its_formula(result: CheckResult) -> CheckResult:
+    """What is right, held to the formula of something else, has not been judged."""
+    if result.verdict not in (Verdict.WRONG, Verdict.WRONG_GRADIENT):
+        return result
+    return replace(
+        result,
+        verdict=Verdict.INCONCLUSIVE,
+        inconclusive=result.cases - result.certified,
+        message=f"{FREE_COLUMN}; held to {result.check} of the paper's, which is another",
+        counterexample=None,
+    )
 
 
 def _on_what_is_bound(target: Target) -> Iterator[str]:

@@ -15,7 +15,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable
 from tcvae_ref.oracle import estimators, process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
-from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
+from tcvae_ref.oracle.places import CASES_HELP, PACKED_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
 from tcvae_ref.oracle.types import DTYPES, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
@@ -70,7 +70,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how the target is called, where its names do not say")
     group.add_argument("--args", metavar="NAME=THEIRS,...", help="its parameters, such as z=latent,mu=mean")
     group.add_argument("--width", metavar="W", help="what its width is: log-var, log-std, std or var")
-    group.add_argument("--packed", metavar="NAME:mu,W", help="a parameter that holds mu and the width in a last axis")
+    group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--returns", metavar="Q,...", help="what it returns, such as mi,tc,dwkl or tc=total,mi=info")
     group.add_argument("--weights", metavar="NAME=X,...", help="of the penalty it returns: alpha=1,beta=6,gamma=1")
     group.add_argument("--bind", metavar="NAME=LITERAL", action="append", help="a parameter that is always the same")

@@ -19,6 +19,7 @@ from tcvae_ref.oracle.against_truth import first_wrong_stage
 from tcvae_ref.oracle.catalogue import find
 from tcvae_ref.oracle.estimators import may_hold
 from tcvae_ref.oracle.mistakes import alternatives, constants, effects, listed, signatures
+from tcvae_ref.oracle.mistakes.alternatives import FREE_COLUMN
 from tcvae_ref.oracle.mistakes.cases import telling_cases
 from tcvae_ref.oracle.mistakes.listed import Mistake
 from tcvae_ref.oracle.mistakes.sightings import MOST_DIGITS, Sighting, Slopes, look, parallel, relative
@@ -44,6 +45,8 @@ class Findings(NamedTuple):
     notes: tuple[str, ...] = ()
     estimator: str = ""
     """What the target is taken for, where it is not what it is judged as."""
+    valid: bool = False
+    """Whether it is right as something that is no estimator here: nothing that it was held to is its own formula."""
 
 
 def diagnose(
@@ -80,8 +83,8 @@ def diagnose(
         return found
     for estimator in others:
         other = _as_claimed(replace(subject, estimator=estimator), tuple(quantities), results, gradients=gradients)
-        if other.diagnosis and all(one.id != "unknown" for one in other.diagnosis):
-            return Findings(other.diagnosis, other.notes, estimator)
+        if other.valid or (other.diagnosis and all(one.id != "unknown" for one in other.diagnosis)):
+            return other._replace(estimator=estimator)
     return found
 
 
@@ -98,7 +101,7 @@ def _as_claimed(
     found = _Search(subject, names, sightings, DIGITS[subject.dtype]).findings(results)
     if subject.dtype == "float64" and any(one.id == "unknown" for one in found.diagnosis):
         rougher = _Search(subject, names, sightings, FLOAT32_INSIDE)
-        readings = rougher.singles()
+        readings = rougher.singles() or rougher.pairs()
         if readings:
             return Findings(tuple(rougher.diagnoses(readings)), ("part of it seems to be computed in float32",))
     return found
@@ -155,7 +158,7 @@ class _Search:
         """The readings that hold, as diagnoses."""
         notes = alternatives.notes(self.sightings, self.estimator, self.names, self.needed)
         if notes:
-            return Findings(notes=notes)
+            return Findings(notes=notes, valid=notes == (FREE_COLUMN,))
         searches: tuple[Callable[[], list[Reading]], ...] = (
             self.unstable,
             lambda: signatures.constants(self.sightings, self.estimator),

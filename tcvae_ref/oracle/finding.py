@@ -105,7 +105,7 @@ def _instance(where: str, cls: type, factory: Factory) -> Any:
     if not callable(make):
         raise InputError(f"{where}: factory={factory!r} is not callable; name a function without parameters")
     try:
-        return make()
+        made = make()
     except (Exception, SystemExit) as error:
         what = f"{cls.__qualname__}()" if not factory else f"factory {factory!r}"
         advice = (
@@ -114,6 +114,32 @@ def _instance(where: str, cls: type, factory: Factory) -> Any:
             else "it is called without arguments and must make the instance"
         )
         raise InputError(f"{where}: {what} raised {_one_line(error)}; {advice}") from error
+    if factory and cls is not object and not _is_one_of(made, cls):
+        raise InputError(
+            f"{where}: factory {factory!r} made a {_described(type(made))}, which is no {_described(cls)} and would be "
+            "judged in its name; let the factory make that, or name the other as the target"
+        )
+    return made
+
+
+def _is_one_of(made: Any, cls: type) -> bool:
+    """Whether something is an instance of a class, imported under whatever name, or wraps one as compilers do."""
+    inner = [made, *(getattr(made, name, None) for name in ("_orig_mod", "__wrapped__"))]
+    bases = [base for one in inner for base in type(one).__mro__ if base.__qualname__ == cls.__qualname__]
+    return any(_file(base) == _file(cls) for base in bases)
+
+
+def _file(cls: type) -> Path | None:
+    """Where a class is defined; None of one that is made by hand, built in or of a notebook."""
+    try:
+        return Path(inspect.getfile(cls)).resolve()
+    except (OSError, TypeError):
+        return None
+
+
+def _described(cls: type) -> str:
+    file = _file(cls)
+    return f"{cls.__qualname__} of {file.name}" if file else cls.__qualname__
 
 
 def _attribute(where: str, module_name: str, above: Sequence[str], owner: Any, name: str) -> Any:

@@ -227,7 +227,8 @@ def _inferred_packed(where: str, name: str, parameterisation: str | None) -> Slo
     if parameterisation is None:
         raise InputError(
             f"{where}: {name} seems to hold mu and a width, and its name does not say which width; give packed, like "
-            f"--packed {name}:mu,log_var for an array (M, D, 2) or {name}:(mu,log_std) for a tuple"
+            f"--packed {name}:mu,log_var for an array (M, D, 2) or --packed '{name}:(mu,log_var)' for a tuple; where "
+            "that is the width, log_std, std or var"
         )
     return Slot(name, ("mu", parameterisation), stacked=True)
 

@@ -12,6 +12,7 @@ from tcvae_ref.files import atomic_write, check_folder, check_writable, write_js
 from tcvae_ref.oracle import records
 
 STANDARD_OUTPUT = Path("-")
+PACKED_HELP = "a parameter that holds mu and the width in a last axis; 'NAME:(mu,W)' for a tuple of the two"
 CASES_HELP = f"where failing cases are kept ({records.FOLDER})"
 
 

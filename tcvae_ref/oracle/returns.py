@@ -136,7 +136,7 @@ def _from_tuple(result: Sequence[Any], returns: Returns) -> dict[str, Any]:
     if not returns:
         example = ("mi", "tc", "dwkl", *[IGNORED] * len(result))[: max(1, len(result))]
         raise TargetFault(
-            f"returned a {_kind(result)} of {len(result)}; name its parts with --returns {','.join(example)} "
+            f"returned a {_kind(result)} of {len(result)}; name its parts with --returns={','.join(example)} "
             f"(use {IGNORED!r} to ignore one)"
         )
     return _taken(result, list(range(len(result))), returns if isinstance(returns, dict) else {}, returns)

@@ -6,7 +6,7 @@ import sys
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import process, records
-from tcvae_ref.oracle.places import CASES_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
+from tcvae_ref.oracle.places import CASES_HELP, PACKED_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
 from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.progress import Progress
 
@@ -41,7 +41,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--args", metavar="NAME=THEIRS,...", help="parameters of the loss: z=code, x=img, decoded=out")
     group.add_argument("--width", metavar="W", help="what the loss's width is: log-var, log-std, std or var")
-    group.add_argument("--packed", metavar="NAME:mu,W", help="a parameter of the loss that holds mu and the width")
+    group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")

@@ -12,6 +12,9 @@ from tcvae_ref.oracle.tolerance import log_variances
 from tcvae_ref.oracle.types import Case
 from tcvae_ref.types import Array
 
+FREE_COLUMN = "valid alternative: MSS with another choice of the free column"
+"""Said of weights as right as the paper's, which are no estimator's here."""
+
 _MOST_CHOICES = 300_000
 _EXACT = 1e-12
 """Agreement asked of one among thousands of choices, relative to what is added up."""
@@ -38,7 +41,7 @@ def notes(sightings: Sequence[Sighting], estimator: str, quantities: tuple[str, 
             form = {"kl_penalty": "KL + (beta - 1) TC", "penalty": "alpha MI + beta TC + gamma DWKL"}[other]
             return (f"valid alternative: {form} for the other form of the penalty: --returns {other}",)
     if estimator == "mss" and _has_free_columns(sightings, needed):
-        return ("valid alternative: MSS with another choice of the free column",)
+        return (FREE_COLUMN,)
     return ()
 
 
