@@ -155,6 +155,63 @@ RULES = [
         "tcvae_ref/metrics/brackets.py", "cells = _between(octave.cells, tile.first - 1, tile.last + 1)", "1 -> 2", 2,
         "one cell more on either side is computed and not added",
     ),
+    Rule(
+        "tcvae_ref/metrics/brackets.py", "PIECE = 96", "96 -> 97", 1,
+        "cells halved at a time: each cell is halved by itself",
+    ),
+    Rule(
+        "tcvae_ref/metrics/cluster.py",
+        "samples, total = delayed(z, traverse=False), delayed(to, traverse=False)", "False -> True", 2,
+        "whether Dask looks for objects of its own in arrays and sums, which hold none: it then takes them as they are",
+    ),
+    Rule(
+        "tcvae_ref/metrics/dci.py", "share = importance / np.where(total > 0, total, 1.0)", "1.0 -> 2.0", 1,
+        "a row of zeros, divided by any number",
+    ),
+    Rule(
+        "tcvae_ref/metrics/dci.py", "return np.where(constant, 0.0, centred / np.where(constant, 1.0, spread))",
+        "1.0 -> 2.0", 1, "the quotient of a constant is not taken, 0 is",
+    ),
+    Rule(
+        "tcvae_ref/metrics/dci.py", 'if predictor.get_params().get("random_state", 0) is None:', "0 -> 1", 1,
+        "neither is None",
+    ),
+    Rule(
+        "tcvae_ref/metrics/decomposition.py", "N, D = (*mu.shape, 0, 0)[:2]", "0 -> 1", 2,
+        "read where there are fewer than two axes, which is refused whatever N and D are",
+    ),
+    Rule(
+        "tcvae_ref/metrics/information.py",
+        "top = np.where(informative, squares.max(axis=1), 1.0)  # over factors k", "1.0 -> 2.0", 1,
+        "the ratio of a code that is not informative is not taken, 0 is",
+    ),
+    Rule(
+        "tcvae_ref/metrics/octaves.py", "most = int(np.max(right - left, initial=0))", "0 -> 1", 1,
+        "the last cell of a window named twice counts once",
+    ),
+    Rule(
+        "tcvae_ref/metrics/octaves.py",
+        "return distinct([np.minimum(left + i, right) for i in range(most + 1)])", "1 -> 2", 1,
+        "the last cell of a window named twice counts once",
+    ),
+    Rule(
+        "tcvae_ref/metrics/octaves.py", "if high - low > 4 * sum(len(part) for part in numbers) + 1000:",
+        "> -> >=; 4 -> 5; * -> /; + -> -; 1000 -> 1001", 5,
+        "sorted or marked in a table: the same numbers, one way or the other",
+    ),
+    Rule(
+        "tcvae_ref/metrics/octaves.py", "there = np.zeros(high - low + 1, dtype=bool)", "1 -> 2", 1,
+        "one place more at the end of the table, never marked",
+    ),
+    Rule(
+        "tcvae_ref/metrics/partial.py",
+        "top = np.where(maximum == -np.inf, 0.0, maximum)  # -inf - -inf is nan", "0.0 -> 1.0", 1,
+        "any finite number will do: the exponential of -inf is 0",
+    ),
+    Rule(
+        "tcvae_ref/metrics/sap.py", "return np.asarray(centred / np.where(constant, 1.0, length))", "1.0 -> 2.0", 1,
+        "a column of zeros, divided by any number",
+    ),
     # --- kernels
     Rule(
         "kernels/tcvae_kernels/exp.py", "return x if x != x else exp_half_four(y, y, y, y, LEAST_64)[0]", "0 -> 1", 1,

@@ -84,7 +84,7 @@ ROOMS = {
         ("tcvae_ref/metrics/*.py",),
         (
             "entropy", "metrics", "decomposition", "mig_monte_carlo", "scores", "representations", "evaluation",
-            "factor_vae", "mixture",
+            "factor_vae", "mixture", "metrics_edges",
         ),
     ),
     "oracle": Room(("tcvae_ref/oracle/**/*.py",), ("oracle_*", "losses", "truth")),
