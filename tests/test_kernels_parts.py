@@ -245,6 +245,34 @@ class TestMemory:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_at_a_few_points(dtype):
+    x = np.array([0.0, -0.1, -0.34, -0.35, -0.5, -1.0, -2.5, -10.2, -42.0, -80.3], dtype)
+    smallest = [-104.1, -120.0, -156.0, -200.0] if dtype == "float32" else [-746.0, -1000.0, -1118.0, -1490.0]
+    beyond = np.array(smallest, dtype)
+    got, none = np.empty_like(x), np.empty_like(beyond)
+    with np.errstate(all="ignore"):
+        exponential.exp_into(x, got)
+        exponential.exp_into(beyond, none)
+    exact = np.exp(x.astype(np.longdouble))
+    assert np.max(np.abs(got - exact) / np.spacing(exact.astype(dtype))) < 2
+    assert not none.any()
+
+
+def test_where_weights_end():
+    assert pytest.approx(2 * np.log(2.0**-960), rel=1e-15) == exponential.CUT_64
+    assert pytest.approx(2 * np.log(2.0**-90), rel=1e-7) == exponential.CUT_32
+
+
+def test_many_terms_below_the_cut_of_float32_count():
+    """4,000 of 2^-91 beside one of 2^-78: the row's sum is so small that it is taken from its maximum."""
+    t = np.sqrt(2 * np.log(2) * np.array([78.0, *[91.0] * 4000])).astype("float32")
+    z, mu, log_var = np.zeros((1, 1), "float32"), t[:, None], np.zeros((4001, 1), "float32")
+    _, got = pairwise.log_sums(z, mu, log_var, pairwise.Weights(0.0))
+    expected = estimators.log_qz_rows(z.astype(float), mu.astype(float), log_var.astype(float), 0.0).marginals
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_benchmarks_limit_takes_every_exponential(dtype):
     """M N (D + 1) of them, between exp(-20) and 1."""
     x = -40.0 * np.random.default_rng(0).random(512).astype(dtype)

@@ -405,6 +405,168 @@ RULES = [
         "return S.dtype.type(0 if before == -np.inf else before)",
         "0 -> 1", 1, "any finite number in place of -inf will do",
     ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "BLOCK = 2**16",
+        "*", 3, "numbers of a block of work: no result depends on it",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "CHUNK = 512",
+        "512 -> 513", 1, "how many are added up in the arrays' own precision",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "_ODD_64 = tuple(1.0 / k for k in range(3, 35, 2))",
+        "35 -> 36", 1, "the same numbers: the next would be 35",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/elementwise.py",
+        "_ODD_32 = tuple(np.float32(1.0 / k) for k in range(3, 17, 2))",
+        "17 -> 18", 1, "the same numbers: the next would be 17",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/mixture.py",
+        '("rows", rows, np.int32, (len(rows) if hasattr(rows, "__len__") else 0, *t.shape)),',
+        "0 -> 1", 1, "what has no length is refused either way",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "TILE = {8: 2048, 4: 1024}",
+        "2048 -> 2049; 1024 -> 1025", 2, "how many are added up in the arrays' own precision",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "TINY = {8: 2.0**-600, 4: 2.0**-40}",
+        "- ->; 600 -> 601; 40 -> 41", 4,
+        "which rows are summed from their maxima: right either way where the two meet, and where all are",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "NEAR = 512",
+        "512 -> 513", 1, "how many are added up in the arrays' own precision",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "FORWARD_ROWS = 128",
+        "128 -> 129", 1, "rows of a block: no result depends on it",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "FEWEST, FEWEST_BYTES = 4, 2**26",
+        "4 -> 5", 1, "an even number of blocks is taken",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "FINISHED = 512",
+        "512 -> 513", 1, "posteriors of a task: no result depends on it",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "FLUSH_ROWS = 128",
+        "128 -> 129", 1, "how many rows are added up in the arrays' own precision",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "if (special[0] != 1 or special[1] != 1) and ((i < stop and i + 4 >= start) or (start == 0 and i + 4 >= N)):",
+        "and -> or; < -> <=; 4 -> 5", 6, "a tile without special weights is looked through for them",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "if unsafe[d] or not marginals[i, d] >= tiny:",
+        ">= -> >", 1, "summed from its maximum, to the same",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "z[i, d], i, mu[d, :N], s[d, :N], g[d, :N], special, E[0], False, tile",
+        "0 -> 1", 1, "another row of the buffer",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "if top == -np.inf:  # all exponentials are 0: the logarithm is -inf",
+        "- ->", 1, "log 0 - inf is -inf as well",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "top = 0.0",
+        "0.0 -> 1.0", 1, "any finite number in place of -inf will do",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "if again or not total >= tiny:",
+        ">= -> >", 1, "summed from its maximum, to the same",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "joint1, joint2, own1, own2, P = sums[:D], sums[D : 2 * D], sums[2 * D : 3 * D], sums[3 * D : 4 "
+        "* D], sums[4 * D]",
+        "2 -> 3", 1, "the first D rows of each are used", nth=1,
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "total[D : 2 * D],",
+        "2 -> 3", 1, "the first D rows are used",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "KEPT = 2**26",
+        "2 -> 3; 26 -> 27", 2, "memory that is kept",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "step = -(-size // page) * page + 5 * line",
+        "+ -> -; 5 -> 6", 2, "where within a page a buffer lies",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "memory = _scratch.take(count * step + 2 * page)",
+        "2 -> 3", 1, "a page more",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "begin = -memory.ctypes.data % page + 13 * len(used) % (page // line) * line",
+        "13 -> 14", 1, "where within a page a buffer lies",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "block = min(FORWARD_ROWS, -(-rows // (4 * threads.get_num_threads() * ROWS)) * ROWS)",
+        "// -> *; 4 -> 5", 2, "rows of a block: no result depends on it",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "kept = [buffers(1, count, N, z.dtype, used)[0] for count in (TOGETHER, ROWS)]",
+        "1 -> 2", 1, "a buffer more than is used",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "(first, last), (W, E, *part) = blocks[b], _own(scratch, make)",
+        "b -> b - 1", 1, "the same blocks, the last one first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "*(sums[b], part[0] if part else None, found, at_z),",
+        "b -> b - 1", 1, "the same sums, the last ones first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "threads.run(finish, -(-N // FINISHED))",
+        "// -> *", 1, "tasks beyond the last posterior are empty",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "sums[b] = _repeated(x, each)",
+        "b -> b - 1", 1, "the same sums, the last one first",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/autograd_ops.py",
+        "defvjp(_recorded, *(_recorded_vjp(k) for k in range(3)), argnums=(0, 1, 2))",
+        "3 -> 4", 1, "a fourth that nothing is recorded for",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/threads.py",
+        "if progress is not None and done > furthest[0]:",
+        "> -> >=", 1, "the same number said twice, where no work was done",
+    ),
 ]  # fmt: skip
 
 
