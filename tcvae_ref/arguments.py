@@ -1,6 +1,8 @@
 """The parser of the command line, and of the benchmark, which is one by itself too."""
 
 import argparse
+import difflib
+import re
 from typing import NoReturn
 
 from tcvae_ref import checks
@@ -10,5 +12,15 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints keep to one line, whatever was given."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain, and exit with status 2."""
-        super().error(checks.one_line(message))
+        """Complain, with the option that may be meant in place of an unknown one, and exit with status 2."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(unknown[1], self._options(), n=1, cutoff=0.7) if unknown else []
+        super().error(checks.one_line(message) + (f"; did you mean {near[0]}?" if near else ""))
+
+    def _options(self) -> list[str]:
+        """The long options of this parser and of all commands below it."""
+        options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                options += [name for parser in action.choices.values() for name in Parser._options(parser)]
+        return options

@@ -235,7 +235,20 @@ class TestKernels:
         assert "tcvae_kernels" in capsys.readouterr().out
         with pytest.raises(SystemExit):
             run("train", "--out", "x", "--no-such-option")
-        assert "unrecognized arguments: --no-such-option" in capsys.readouterr().err
+        assert capsys.readouterr().err.endswith("unrecognized arguments: --no-such-option\n")
+
+    @pytest.mark.parametrize(
+        ("words", "meant"),
+        [
+            (("train", "--out", "x", "--betta", "6"), "--betta 6; did you mean --beta?"),
+            (("bench", "--sises", "4"), "--sises 4; did you mean --sizes?"),
+            (("check", "losses.py:tc", "--max-exemples=4"), "--max-exemples=4; did you mean --max-examples?"),
+        ],
+    )
+    def test_an_option_that_is_misspelt(self, capsys, words, meant):
+        with pytest.raises(SystemExit):
+            run(*words)
+        assert capsys.readouterr().err.endswith(f"unrecognized arguments: {meant}\n")
 
 
 class TestSystems:
