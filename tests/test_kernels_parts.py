@@ -222,8 +222,8 @@ class TestMemory:
         scratch = pairwise.Scratch()
         small, large = np.empty(100, np.uint8), np.empty(1000, np.uint8)
         scratch.give_back([small, large])
-        assert scratch.take(500) is large  # half of it is wanted
         assert scratch.take(499).size == 499
+        assert scratch.take(500) is large  # half of it is wanted
         assert scratch.take(100) is small
         assert scratch.take(100) is not small
         monkeypatch.setattr(pairwise.Scratch, "KEPT", 250)

@@ -567,6 +567,49 @@ RULES = [
         "if progress is not None and done > furthest[0]:",
         "> -> >=", 1, "the same number said twice, where no work was done",
     ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "joint1, joint2, own1, own2, P = sums[:D], sums[D : 2 * D], sums[2 * D : 3 * D], sums[3 * D : 4 * D], "
+        "sums[4 * D]",
+        "3 -> 4", 1, "the first D rows of each are used", nth=1,
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "joint1, joint2, own1, own2, P = sums[:D], sums[D : 2 * D], sums[2 * D : 3 * D], sums[3 * D : 4 * D], "
+        "sums[4 * D]",
+        "4 -> 5", 1, "the first D rows of each are used", nth=1,
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "total[2 * D : 3 * D],",
+        "3 -> 4", 1, "the first D rows are used",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "total[3 * D : 4 * D],",
+        "4 -> 5", 1, "the first D rows are used",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "fitting = max(2, min(FEWEST, FEWEST_BYTES // each), GRADIENT_BYTES // each)",
+        "2 -> 3", 1, "an even number of blocks is taken",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "sums = buffers(1, len(blocks) * (4 * D + 1), N, np.dtype(np.float64), used)[0].reshape(len(blocks), "
+        "4 * D + 1, -1)",
+        "1 -> 2", 1, "a buffer more than is used", nth=1,
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
+        "return kept if size == 8 else [*kept, *buffers(1, 4 * D + 1, N, z.dtype, used)]",
+        "== -> !=; 8 -> 9; 1 -> 2; 4 -> 5", 5,
+        "whether sums are kept apart before they are added up in float64, and in how large a buffer",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/autograd_ops.py", "S, dtype = len(arrays[0]), arrays[0].dtype", "0 -> 1", 1,
+        "all are of one dtype", nth=2,
+    ),
 ]  # fmt: skip
 
 
