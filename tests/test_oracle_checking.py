@@ -274,6 +274,20 @@ class TestOptions:
         report = check(right(), max_examples=10, framework="torch", dtypes=("bfloat16",), checks=("gradients",))
         assert (report.verdict, report.exit_status) == (Verdict.INCONCLUSIVE, 3)
 
+    def test_a_dataset_size_without_influence_is_noted_unless_that_is_claimed(self):
+        def minibatch(z, mu, log_var, dataset_size):
+            return right("minibatch")(z, mu, log_var, dataset_size)["tc"]
+
+        few = {"framework": "torch", "dtypes": ("float64",), "checks": ("values",), "max_examples": 5}
+        for function, claimed, noted in (
+            (minibatch, "auto", True),
+            (minibatch, "minibatch", False),
+            (tc, "auto", False),
+        ):
+            report = check(function, estimator=claimed, **few)
+            assert report.verdict is Verdict.PASS
+            assert any(note.startswith("dataset_size has no influence") for note in report.notes) == noted
+
     def test_a_rougher_result_is_a_warning(self):
         """Off by 3e-15 of itself: more than rounding allows, too little to matter."""
 

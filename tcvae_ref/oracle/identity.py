@@ -102,4 +102,6 @@ def _notes(target: Target, subject: Subject, *, fits: bool, found: bool, in_ques
     told = target.takes_dataset_size or target.dataset_size is not None
     if estimators.find(subject.estimator).gradients_use_dataset_size and not told:
         notes.append(f"{subject.estimator} depends on N, and the target takes no dataset_size")
+    if found and fits and told and not estimators.find(subject.estimator).uses_dataset_size:
+        notes.append("dataset_size has no influence. If it is meant to be mws, --estimator mws says what it lacks")
     return notes
