@@ -1,8 +1,10 @@
 """The runner from end to end: what is found out about a target, verdicts, exit statuses, replay, other test suites."""
 
 import importlib.util
+import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 import textwrap
@@ -273,6 +275,41 @@ class TestOptions:
         """Gradients in bfloat16: the allowance says nothing."""
         report = check(right(), max_examples=10, framework="torch", dtypes=("bfloat16",), checks=("gradients",))
         assert (report.verdict, report.exit_status) == (Verdict.INCONCLUSIVE, 3)
+
+    def test_a_loss_with_its_dataset_size_inside(self):
+        """It is judged for its own N once that is said; until then it is told how."""
+
+        class Loss:
+            def __init__(self, n, factor=1.0):
+                self.n, self.factor = n, factor
+
+            def __call__(self, z, mu, logvar):
+                return self.factor * right("mss")(z, mu, logvar, self.n)["tc"]
+
+        few = {"framework": "torch", "dtypes": ("float64",), "checks": ("values", "gradients"), "max_examples": 5}
+        unsaid = check(Loss(60_000), estimator="mss", **few)
+        assert unsaid.verdict is Verdict.WRONG
+        assert "it takes no dataset_size: if the N inside is meant, say so with --bind dataset_size=N" in unsaid.notes
+        said = check(Loss(60_000), bind={"dataset_size": 60_000}, **few)
+        assert (said.verdict, said.estimator) == (Verdict.PASS, "mss")
+        assert "(dataset_size=60000 inside)" in said.mapping
+        assert check(Loss(60_000), bind={"dataset_size": 50_000}, estimator="mss", **few).verdict is Verdict.WRONG
+        assert check(Loss(60_000, 2.0), bind={"dataset_size": 60_000}, **few).verdict is Verdict.WRONG
+        with pytest.raises(InputError, match="is told N, and dataset_size=9 is bound"):
+            check(lambda z, mu, logvar, n_data: 0.0, bind={"dataset_size": 9}, **few)
+
+    @pytest.mark.parametrize("changes", ["a counter", "noise"])
+    def test_what_is_no_function_of_its_arguments_is_not_called_wrong(self, changes):
+        calls = itertools.count(1)
+        noise = random.Random(0)
+
+        def annealed(z, mu, logvar, dataset_size):
+            factor = next(calls) / 1e4 if changes == "a counter" else 1.0 + 0.1 * noise.random()
+            return factor * tc(z, mu, logvar, dataset_size)
+
+        report = check(annealed, framework="torch", dtypes=("float64",), max_examples=5)
+        assert (report.verdict, report.exit_status) == (Verdict.ERROR, 1)
+        assert "is no function of its arguments: called twice with the same numbers, tc is" in report.results[0].message
 
     def test_a_dataset_size_without_influence_is_noted_unless_that_is_claimed(self):
         def minibatch(z, mu, log_var, dataset_size):

@@ -519,6 +519,26 @@ def test_a_mistake_in_the_penalty_leaves_the_likelihood_known(name):
     assert f"log p(x|z) is {likelihood}, by how the loss changes with its images" in found.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "weight", "width"),
+    [
+        ("half MSE", 100.0, "a Gaussian of variance 0.01"),
+        ("MSE", 2.0, "a Gaussian of variance 0.25"),
+        ("MSE", 1.0, ""),
+        ("BCE of logits", 2.0, ""),
+    ],
+)
+def test_a_weight_that_is_another_width_is_said_to_be_one(name, weight, width):
+    def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
+        t = build("torch")(z, mu, logvar, dataset_size)
+        return weight * RECONSTRUCTIONS[name](recon_x, x) + t["mi"] + beta * t["tc"] + t["dwkl"]
+
+    found = check_step(loss=loss, framework="torch")
+    assert (found.verdict is Verdict.PASS) == (weight == 1.0)
+    noted = [note.partition(" is right for ")[2] for note in found.notes if note.startswith("its weight")]
+    assert noted == ([f"{width}, if that is meant"] if width else [])
+
+
 def test_a_likelihood_that_is_not_known_is_said_to_be_so():
     def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
         t = build("torch", "log-var-as-log-std")(z, mu, logvar, dataset_size)

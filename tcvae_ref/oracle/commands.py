@@ -73,7 +73,8 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--returns", metavar="Q,...", help="what it returns, such as mi,tc,dwkl or tc=total,mi=info")
     group.add_argument("--weights", metavar="NAME=X,...", help="of the penalty it returns: alpha=1,beta=6,gamma=1")
-    group.add_argument("--bind", metavar="NAME=LITERAL", action="append", help="a parameter that is always the same")
+    bound = "a parameter that is always the same; dataset_size=60000 of one that has N inside"
+    group.add_argument("--bind", metavar="NAME=LITERAL", action="append", help=bound)
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the instance of a class")
 
 

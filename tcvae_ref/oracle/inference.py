@@ -37,7 +37,7 @@ def map_arguments(
         `NAME:mu,log_std` for a parameter (M, D, 2) with both in its last axis in this order,
         `NAME:(mu,log_std)` for a tuple of both.
     bind : mapping, optional
-        Parameter -> the value it always receives.
+        Parameter -> the value it always receives; dataset_size, where it has no such parameter, is the N it has inside.
 
     Raises
     ------
@@ -50,6 +50,7 @@ def map_arguments(
     if parameterisation is not None:
         option(where, "parameterisation", parameterisation, PARAMETERISATIONS)
     slots = _asked_for(where, named, parameterisation, packed)
+    inside = bound.pop("dataset_size", None) if not _takes_size(parameters) else None
     _check_names(where, parameters, slots, bound)
     free = [p for p in parameters if _is_named(p) and p.name not in slots and p.name not in bound]
     if not slots and not any(map(_is_named, parameters)):
@@ -59,7 +60,17 @@ def map_arguments(
     slots |= _inferred(where, [p for p in free if p.name not in slots], slots, parameterisation)
     _check_complete(where, parameters, slots, bound)
     slots |= {name: Slot(name, (), value) for name, value in bound.items()}
-    return _arranged(parameters, slots, "by position: no name is known" if by_position else "")
+    mapped = _arranged(parameters, slots, "by position: no name is known" if by_position else "")
+    if inside is None:
+        return mapped
+    if "dataset_size" in mapped.names:
+        raise InputError(f"{where}: is told N, and dataset_size={inside!r} is bound; bind its own parameter or neither")
+    return mapped._replace(size_inside=inside, note=f"dataset_size={inside!r} inside")
+
+
+def _takes_size(parameters: Sequence[inspect.Parameter]) -> bool:
+    """Whether a parameter is called dataset_size, or any may be given."""
+    return any(p.name == "dataset_size" for p in parameters) or _takes_any_keyword(parameters)
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:

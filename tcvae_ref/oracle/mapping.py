@@ -37,6 +37,8 @@ class ArgumentMap(NamedTuple):
     keyword: tuple[Slot, ...]
     parameterisation: str
     note: str = ""
+    size_inside: Any = None
+    """N, of a function that has it inside and takes none."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -48,6 +50,8 @@ class ArgumentMap(NamedTuple):
         """Argument -> the value that a parameter of one of its names always receives."""
         fixed = [slot for slot in (*self.positional, *self.keyword) if not slot.arguments]
         known = {ARGUMENT_OF.get(key(slot.parameter)): slot.value for slot in fixed}
+        if self.size_inside is not None:
+            known["dataset_size"] = self.size_inside
         return {name: value for name, value in known.items() if name is not None and name not in self.names}
 
     def call(self, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:

@@ -28,6 +28,13 @@ LIKELIHOODS: dict[str, Callable[[Array, Array], Array]] = {
 PIXELS = 6
 
 
+def width_of(likelihood: str, weight: float) -> str:
+    """Whose log-density, but for a constant, a Gaussian or Laplace one with a weight above 0 is; "" for others."""
+    if weight > 0 and likelihood.startswith("Gaussian"):
+        return f"a Gaussian of variance {(0.5 if likelihood.endswith('1/2') else 1.0) / weight:.4g}"
+    return f"a Laplace of scale {1.0 / weight:.4g}" if weight > 0 and likelihood == "Laplace" else ""
+
+
 @dataclass(frozen=True)
 class StepLoss:
     """Somebody's loss with its reconstruction, as the oracle calls it."""

@@ -19,7 +19,7 @@ from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.records import OF_THE_LOSS, StepRecord
 from tcvae_ref.oracle.sampler import Fault
-from tcvae_ref.oracle.step_loss import StepLoss, understand
+from tcvae_ref.oracle.step_loss import StepLoss, understand, width_of
 from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.types import (
     CheckProgress,
@@ -415,6 +415,9 @@ class _Judge:
         """Note which likelihood was found, where there were several."""
         if self.likelihoods and len(loss.likelihoods) > 1:
             self.notes.append(f"log p(x|z) is {loss.likelihood}, by how the loss changes with its images")
+            width = width_of(loss.likelihood, loss.weight)
+            if width and abs(loss.weight - 1.0) > EQUAL[self.dtype]:
+                self.notes.append(f"its weight {loss.weight:.4g} is right for {width}, if that is meant")
 
     def _of_the_terms(self, loss: StepLoss, candidates: Sequence[str], weights: Array) -> list[Fault]:
         """The penalty's own mistake, as `diagnosis.diagnose` names it: without the reconstruction."""
