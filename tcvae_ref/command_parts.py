@@ -80,14 +80,18 @@ def correlated_argument(text: str) -> tuple[str, ...]:
     return words
 
 
+def _named(grids: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} ({'x'.join(map(str, sizes))})" for name, sizes in grids.items())
+
+
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Add the options that `source_of` reads, and the cache of `load`."""
     group = parser.add_argument_group("images, from one of these")
     one = group.add_mutually_exclusive_group()
-    one.add_argument("--grid", type=grid_argument, help=f"dSprites to render: {', '.join(GRIDS)}, or five sizes")
+    one.add_argument("--grid", type=grid_argument, help=f"dSprites to render: {_named(GRIDS)}, or five sizes")
     one.add_argument("--data", metavar="FILE", help="an npz of the dSprites form")
     one.add_argument(
-        "--heads", type=heads_argument, metavar="GRID", help=f"heads to render: {', '.join(HEADS)}, or four sizes"
+        "--heads", type=heads_argument, metavar="GRID", help=f"heads to render: {_named(HEADS)}, or four sizes"
     )
     one.add_argument("--faces", metavar="FILE", help="your own tensor of the Basel faces: npy, npz or pth")
     one.add_argument("--celeba", metavar="FOLDER", help="your own CelebA, in any of its three layouts")

@@ -539,6 +539,31 @@ def test_a_weight_that_is_another_width_is_said_to_be_one(name, weight, width):
     assert noted == ([f"{width}, if that is meant"] if width else [])
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.001])
+def test_a_right_loss_with_weights_in_float32_is_told_so(scale):
+    """And one with a mistake that float32 could not hide is not."""
+
+    def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
+        M, N = len(z), dataset_size
+        i = torch.arange(M)
+        W = torch.Tensor(M, M).fill_(1 / (M - 1))
+        W[i, (i + 1) % M] = (N - M + 1) / (N * (M - 1))
+        W[i, i] = scale / N
+        pairs = -0.5 * ((z[:, None] - mu) ** 2 / logvar.exp() + logvar + math.log(2 * math.pi))
+        log_w = W.log()
+        log_qz = torch.logsumexp(pairs.sum(2) + log_w, 1).mean()
+        marginals = torch.logsumexp(pairs + log_w[..., None], 1).sum(1).mean()
+        own = -0.5 * ((z - mu) ** 2 / logvar.exp() + logvar + math.log(2 * math.pi)).sum(1).mean()
+        prior = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1).mean()
+        penalty = (own - log_qz) + beta * (log_qz - marginals) + (marginals - prior)
+        return RECONSTRUCTIONS["BCE of logits"](recon_x, x) + penalty
+
+    found = check_step(loss=loss, framework="torch", estimator="mss")
+    assert found.verdict is Verdict.WRONG
+    told = [one.evidence for one in found.diagnosis if "right to the digits of float32" in one.evidence]
+    assert len(told) == (scale == 1.0)
+
+
 def test_a_likelihood_that_is_not_known_is_said_to_be_so():
     def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
         t = build("torch", "log-var-as-log-std")(z, mu, logvar, dataset_size)

@@ -36,6 +36,12 @@ from tcvae_ref.types import Array
 Handed: TypeAlias = str | Callable[..., Any] | None
 """A function or its name, as `target.load` takes it."""
 
+_OFF_BY_FLOAT32 = 1e-6
+"""Relative to the terms: what one number in float32 costs a loss in float64."""
+_FLOAT32_INSIDE = (
+    "right to the digits of float32 and no further: something in it is float32 whatever its arguments are, such as "
+    "weights in torch.Tensor(M, M); give it the dtype of z"
+)
 BETA = 6.0
 """What a loss that takes beta is handed where nothing else is said: the paper's on dSprites."""
 _ARRIVED = 1e-3
@@ -330,13 +336,13 @@ class _Judge:
         known = not loss.of_pixels or bool(self.likelihoods)
         return [whole_loss.calls(loss, shape, self.seed, exact=exact, known_pixels=known) for shape in shapes]
 
-    def _names(self, loss: StepLoss, found: Sequence[Effective]) -> list[list[Fault]]:
-        """What is wrong with weights in effect, for each size of batch."""
+    def _names(self, loss: StepLoss, found: Sequence[Effective], dtype: str) -> list[list[Fault]]:
+        """What is wrong with weights in effect, for each size of batch, as far as a dtype can say."""
         inside = set(WEIGHTS) - loss.takes
 
         def named(wanted: Array) -> list[list[Fault]]:
             pairs = zip(found, SHAPES, strict=True)
-            return [whole_loss.names(one, wanted, shape, self.dtype, inside) for one, shape in pairs]
+            return [whole_loss.names(one, wanted, shape, dtype, inside) for one, shape in pairs]
 
         if not self.any_beta or "beta" in loss.takes:
             return named(self.wanted)
@@ -367,12 +373,14 @@ class _Judge:
         if not fits and not known:
             words = f"its terms are not those of {self.estimator}; tcvae-ref check of the penalty alone says more"
             return [Fault("unknown", words)]
+        if not fits and known and self._right_in_float32(loss, found):
+            return [Fault("unknown", _FLOAT32_INSIDE)]
         if not fits and self.any_beta and "beta" not in loss.takes:
             inside = f"{self.claimed['beta']:g}"
             self.notes.append(f"beta inside the loss is taken for {inside}; say --beta if it is another")
         if not fits:
             return self._of_the_images(loss, candidates, self.wanted)
-        by_shape = self._names(loss, found)
+        by_shape = self._names(loss, found, self.dtype)
         common = [f for f in by_shape[0] if any(f.id == other.id for other in by_shape[1])]
         common = [f for f in common if f.id != whole_loss.GENERAL] or common
         if any(by_shape):
@@ -387,6 +395,12 @@ class _Judge:
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
         self._say_likelihood(loss)
         return []
+
+    def _right_in_float32(self, loss: StepLoss, found: list[Effective]) -> bool:
+        """Whether a loss that is judged in float64 is right to the digits of float32."""
+        if self.dtype != "float64" or max(each.misfit for each in found) > _OFF_BY_FLOAT32:
+            return False
+        return not any(self._names(loss, found, "float32"))
 
     def _plain(self, weights: Array) -> Array:
         """Weights in effect without the rounding of having been solved for: near fractions in their place."""
