@@ -47,7 +47,12 @@ def log_weights_mws(M: int, N: int) -> Array:
 
     Returns
     -------
-    log_w : (M, M)
+    log_w : (M, M), of numbers without unit
+
+    Raises
+    ------
+    InputError, TypeError
+        M or N is no whole number of at least 1, or larger than any batch or data set.
     """
     M = checks.whole_number("log_weights_mws", "M", M, 1, checks.LARGEST_BATCH)
     N = checks.data_set_size("log_weights_mws", "N", N)
@@ -75,8 +80,13 @@ def log_weights_mss(M: int, N: int) -> Array:
 
     Returns
     -------
-    log_w : (M, M)
+    log_w : (M, M), of numbers without unit
         Row i holds the weights for sample i.
+
+    Raises
+    ------
+    InputError, TypeError
+        Not 2 <= M <= N, or one is no whole number.
     """
     M, N = checks.batch_without_replacement("log_weights_mss", M, N)
     m, i = M - 1, numpy.arange(M)
@@ -101,7 +111,12 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
 
     Returns
     -------
-    log_w : (M, M)
+    log_w : (M, M), of numbers without unit
+
+    Raises
+    ------
+    InputError, TypeError
+        Not 2 <= M <= N, or one is no whole number.
     """
     M, N = checks.batch_without_replacement("log_weights_symmetric_mss", M, N)
     log_w = numpy.full((M, M), math.log((N - 1) / (N * (M - 1))))
@@ -114,7 +129,7 @@ def log_weights_symmetric_mss(M: int, N: int) -> Array:
 
 @primitive  # type: ignore[untyped-decorator]
 def log_sum_exp(a: Array) -> Array:
-    """The logarithm of sum_j exp(a_ij...), over axis 1; the largest term is taken out, so that nothing overflows.
+    """The logarithm of sum_j exp(a_ij...), (S, N, ...) -> (S, ...); the largest term is taken out: nothing overflows.
 
     Its derivative is the softmax, exp(a - log_sum_exp(a)). A row of -inf gives -inf, with derivative nan.
     """

@@ -23,7 +23,8 @@ def reparameterise(mu: Array, log_var: Array, eps: Array) -> Array:
     Parameters
     ----------
     mu, log_var, eps : (M, D)
-        Mean, log-variance, and standard normal noise.
+        Mean, log-variance, and standard normal noise. log_var = 2 log sigma: an encoder that gives log sigma, as the
+        one released with the paper does, is to be doubled, and nothing here can notice that it was not.
 
     Returns
     -------

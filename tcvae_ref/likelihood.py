@@ -77,12 +77,13 @@ def gaussian_log_likelihood(x: Array, mean: Array, log_var: Array) -> Array:
 
     Returns
     -------
-    log_px : (M,), nats
+    log_px : (M,), nats; -inf where a square overflows
 
     Raises
     ------
     InputError, TypeError
-        The shapes or dtypes differ, or an entry is not finite.
+        The shapes or dtypes differ, an entry is not finite, or exp(log_var) or its inverse overflows.
     """
     checks.matrices("gaussian_log_likelihood", x=x, mean=mean, log_var=log_var)
+    checks.log_variances("gaussian_log_likelihood", log_var=log_var)
     return np.sum(log_density(x, mean, log_var), axis=1)  # over pixels p

@@ -82,9 +82,10 @@ def log_flow(z: Array, flow: Sequence[Array]) -> Array:
     f(x) = x + ((u - 1) / w) t,   f'(x) = t^2 + u (1 - t^2),   t = tanh(w x + b),   w = exp(c),   u = softplus(a_0),
 
     a_0 = a + log(e - 1), so that a = 0 is the identity. u > 0 and hence f' > 0: every step is invertible, whatever
-    the parameters, and p integrates to 1. f' is their 1 + (u - 1) (1 - t^2) as a sum of positive numbers, which
-    keeps its digits where u is small. The code released with the paper leaves the step's (u - 1) / w free and takes
-    log(|f'| + 1e-8), which is no density once a step folds (tests/test_priors.py shows both).
+    the parameters (until softplus underflows, at a below -745, in float32 -103), and p integrates to 1. f' is their
+    1 + (u - 1) (1 - t^2) as a sum of positive numbers, which keeps its digits where u is small. The code released with
+    the paper leaves the step's (u - 1) / w free and takes log(|f'| + 1e-8), which is no density once a step folds
+    (tests/test_priors.py shows both).
 
     Parameters
     ----------

@@ -26,6 +26,7 @@ class LogSum(NamedTuple):
     """Sums of exponentials, exp(maximum) * sum; over nothing, or where all underflow, the maximum is -inf."""
 
     maximum: NDArray[np.float64]
+    """Of the terms, or any other number near their size, such as the logarithm of their mean."""
     sum: NDArray[np.float64]
 
     @classmethod

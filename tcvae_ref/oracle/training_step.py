@@ -371,7 +371,8 @@ class _Judge:
         if not told:
             self.notes.append("N is inside the loss: log(N M) was not judged; say N with --dataset-size")
         if not fits and not known:
-            words = f"its terms are not those of {self.estimator}; tcvae-ref check of the penalty alone says more"
+            advice = "tcvae-ref check of a function of the penalty alone says more"
+            words = f"its terms are not those of {self.estimator}; {advice}"
             return [Fault("unknown", words)]
         if not fits and known and self._right_in_float32(loss, found):
             return [Fault("unknown", _FLOAT32_INSIDE)]
@@ -453,7 +454,7 @@ class _Judge:
                 self.estimator = found.estimator or self.estimator
                 return [Fault(one.id, one.evidence) for one in found.diagnosis]
             said = said or list(found.diagnosis)
-        advice = "tcvae-ref check of the penalty alone says more"
+        advice = "tcvae-ref check of a function of the penalty alone says more"
         return [Fault(one.id, f"{one.evidence}; {advice}") for one in said] or [
             Fault("unknown", f"its terms are not those of {self.estimator}; {advice}")
         ]

@@ -106,9 +106,12 @@ class Run(NamedTuple):
     def check_data(self, data: FactorDataset) -> None:
         """Require the data this run was started on."""
         if digest(data) != self.data_digest:
-            raise InputError(
-                f"{self.folder}: {data.name} is not the data set this run was started on; restore that file"
+            remedy = (
+                f"the package that brings {self.source.named!r} must give the same images each time"
+                if self.source.named
+                else "restore that file"
             )
+            raise InputError(f"{self.folder}: {data.name} is not the data set this run was started on; {remedy}")
 
     def save(self, state: TrainingState) -> None:
         """Replace the checkpoint and the history, each as a whole."""
