@@ -82,8 +82,8 @@ def permute_dims(z: Array, permutations: NDArray[np.integer]) -> Array:
         or not (numpy.sort(permutations, axis=0) == rows).all()
     ):
         raise InputError(
-            f"permute_dims: permutations {numpy.shape(permutations)} for z {z.shape}; each column must hold the whole "
-            f"numbers 0 to {len(z) - 1} once: numpy.random.Generator.permuted of numpy.tile"
+            f"permute_dims: permutations {numpy.shape(permutations)} for z {z.shape}; each column must hold 0 to "
+            f"{len(z) - 1} once, as whole numbers: numpy.random.Generator.permuted of numpy.tile"
         )
     return z[permutations, numpy.arange(z.shape[1])]
 
