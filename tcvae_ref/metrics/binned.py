@@ -81,10 +81,9 @@ def mig_binned(
     codes = mu[drawn]
     if np.abs(codes).max() > LARGEST_CODE:
         raise InputError(f"{where}: codes reach {np.abs(codes).max():.3g} in size; rescale to {LARGEST_CODE:g} at most")
-    labels, sizes, _, factor_entropies = prepared(
-        f"{where}, of {len(drawn)} inputs", codes, codes, classes[drawn], counts
-    )
+    labels, sizes, _, _ = prepared(f"{where}, of {len(drawn)} inputs", codes, codes, classes[drawn], counts)
     D, K = mu.shape[1], len(sizes)
+    factor_entropies = np.array([_entropy(labels[:, k], counts) for k in range(K)])  # rounded as the joint ones are
     entropies, information = np.empty(D), np.empty((D, K))
     for d in range(D):
         b = _bin(codes[:, d], bins)
