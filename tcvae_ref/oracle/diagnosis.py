@@ -45,8 +45,11 @@ class Findings(NamedTuple):
     notes: tuple[str, ...] = ()
     estimator: str = ""
     """What the target is taken for, where it is not what it is judged as."""
-    valid: bool = False
-    """Whether it is right as something that is no estimator here: nothing that it was held to is its own formula."""
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is right as something that is no estimator here: what it was held to is not its own formula."""
+        return FREE_COLUMN in self.notes
 
 
 def diagnose(
@@ -158,7 +161,7 @@ class _Search:
         """The readings that hold, as diagnoses."""
         notes = alternatives.notes(self.sightings, self.estimator, self.names, self.needed)
         if notes:
-            return Findings(notes=notes, valid=notes == (FREE_COLUMN,))
+            return Findings(notes=notes)
         searches: tuple[Callable[[], list[Reading]], ...] = (
             self.unstable,
             lambda: signatures.constants(self.sightings, self.estimator),

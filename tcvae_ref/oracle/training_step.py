@@ -36,6 +36,7 @@ from tcvae_ref.types import Array
 Handed: TypeAlias = str | Callable[..., Any] | None
 """A function or its name, as `target.load` takes it."""
 
+_ADVICE = "tcvae-ref check of a function of the penalty alone says more"
 _OFF_BY_FLOAT32 = 1e-6
 """Relative to the terms: what one number in float32 costs a loss in float64."""
 _FLOAT32_INSIDE = (
@@ -371,9 +372,7 @@ class _Judge:
         if not told:
             self.notes.append("N is inside the loss: log(N M) was not judged; say N with --dataset-size")
         if not fits and not known:
-            advice = "tcvae-ref check of a function of the penalty alone says more"
-            words = f"its terms are not those of {self.estimator}; {advice}"
-            return [Fault("unknown", words)]
+            return [Fault("unknown", f"its terms are not those of {self.estimator}; {_ADVICE}")]
         if not fits and known and self._right_in_float32(loss, found):
             return [Fault("unknown", _FLOAT32_INSIDE)]
         if not fits and self.any_beta and "beta" not in loss.takes:
@@ -454,9 +453,8 @@ class _Judge:
                 self.estimator = found.estimator or self.estimator
                 return [Fault(one.id, one.evidence) for one in found.diagnosis]
             said = said or list(found.diagnosis)
-        advice = "tcvae-ref check of a function of the penalty alone says more"
-        return [Fault(one.id, f"{one.evidence}; {advice}") for one in said] or [
-            Fault("unknown", f"its terms are not those of {self.estimator}; {advice}")
+        return [Fault(one.id, f"{one.evidence}; {_ADVICE}") for one in said] or [
+            Fault("unknown", f"its terms are not those of {self.estimator}; {_ADVICE}")
         ]
 
     # --- the warm-up ----------------------------------------------------------------------------------------
