@@ -205,18 +205,18 @@ for dtype in (np.float64, np.float32):
     Z = np.zeros((4, 4))
     exp.sum_of_weights(a)
     pairwise._joint_exponentials(a, a, a, a, a, one, one, one, one)
-    pairwise._squares_and_sums(A, 0, 0, a, a, a, a, a, a, a, (a, a, a, a))
-    pairwise._squares_and_sums(A, 0, 0, a, a, a, a, a, a, a, None)
+    pairwise._exponentials(A, 0, 0, a, a, a, None, (a, a, a, a), (a, a, a, a))
+    pairwise._exponentials(A, 0, 0, a, a, a, (a, a, a, a), None, None)
     pairwise._joint_sums(A, 0, 0, a, a, a, a, a, a, a, a, Z)
     pairwise._own_sums(A, 0, 0, a, a, a, a, a, a, one, one, one, one, a, a, Z)
 @numba.njit
 def library(x):
     return np.exp(x)
 library(1.0)
-for f in (exp.sum_of_weights, pairwise._joint_exponentials, pairwise._squares_and_sums,
+for f in (exp.sum_of_weights, pairwise._joint_exponentials, pairwise._exponentials,
           pairwise._joint_sums, pairwise._own_sums, library):
     for signature, text in f.inspect_asm().items():
-        name = f.__name__ + " alone" * ("none" in str(signature))
+        name = f.__name__ + " of squares" * ("none, none" in str(signature))
         print("===", name, "float32" if "float32" in str(signature) else "float64", text, sep=chr(10))
 """
 

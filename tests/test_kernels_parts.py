@@ -1,11 +1,12 @@
 """The pieces of the pairwise kernels, each called by itself: tiles of few posteriors, blocks, buffers, memory kept."""
 
 import itertools
+import platform
 
 import numpy as np
 import pytest
+from tcvae_kernels import _jit, pairwise, threads
 from tcvae_kernels import exp as exponential
-from tcvae_kernels import pairwise, threads
 
 from tcvae_ref import estimators
 
@@ -61,6 +62,11 @@ def summed(kind, z, mu, log_var, special, tile):
     return found
 
 
+def largest_terms(z, mu, log_var):
+    """The largest of -sum_d (t^2 + log_var) over the posteriors, of each sample."""
+    return np.max(-np.sum((z[:, None] - mu) ** 2 * np.exp(-log_var) + log_var, axis=2), axis=1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("special", WEIGHTS)
 @pytest.mark.parametrize(
@@ -77,11 +83,13 @@ class TestSums:
         np.testing.assert_allclose(found.marginals, marginals, rtol=EXACT[dtype])
         assert not found.marginal_tops.any()
 
-    def test_the_joints_maximum_is_the_largest_term(self, kind, S, N, tile, special, dtype):
+    def test_what_is_taken_out_of_a_joint(self, kind, S, N, tile, special, dtype):
+        """Where only values are wanted its largest term, for the gradient the highest peak of each dimension."""
         z, mu, log_var = problem(S, N, dtype=dtype, seed=1)
         found = summed(kind, z, mu, log_var, special, tile)
-        exponents = -np.sum((z[:, None] - mu) ** 2 * np.exp(-log_var) + log_var, axis=2)
-        np.testing.assert_allclose(found.joint_tops, exponents.max(axis=1), rtol=10 * EXACT[dtype])
+        peaks = np.full(S, -np.sum(log_var.min(axis=0)))
+        expected = largest_terms(z, mu, log_var) if kind == "values" else peaks
+        np.testing.assert_allclose(found.joint_tops, expected, rtol=10 * EXACT[dtype])
 
 
 @pytest.mark.parametrize("special", WEIGHTS)
@@ -95,10 +103,47 @@ def test_rows_that_are_summed_again(kind, special):
     found = summed(kind, z, mu, log_var, special, 5)
     with np.errstate(divide="ignore"):
         log_w = np.log(weights(12, 12, special))
-    expected = estimators.log_qz_rows(z, mu, log_var, log_w).marginals
+    joint, expected = estimators.log_qz_rows(z, mu, log_var, log_w)
     h = np.where([False, True, False], 0.0, log_var.min(axis=0))
     got = np.log(found.marginals) + 0.5 * (found.marginal_tops - h - np.log(2 * np.pi))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    got = np.log(found.joint) + 0.5 * (found.joint_tops - 3 * np.log(2 * np.pi))
+    np.testing.assert_allclose(got, joint, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("far", range(4, 8))
+def test_a_joint_whose_product_underflows_takes_its_four_from_their_maxima(far):
+    """None of the sample's marginals underflows."""
+    z, mu, log_var = problem(12, 12)
+    z[far] = 35.0
+    found = summed("values and gradient", z, mu, log_var, (0.25, 0.5), 5)
+    assert not found.marginal_tops.any()
+    expected = np.full(12, -np.sum(log_var.min(axis=0)))
+    expected[4:8] = largest_terms(z, mu, log_var)[4:8]
+    np.testing.assert_allclose(found.joint_tops, expected, rtol=1e-12)
+    joint = estimators.log_qz_rows(z, mu, log_var, np.log(weights(12, 12, (0.25, 0.5)))).joint
+    got = np.log(found.joint) + 0.5 * (found.joint_tops - 3 * np.log(2 * np.pi))
+    np.testing.assert_allclose(got, joint, rtol=1e-12)
+
+
+def test_products_flush_to_zero_on_x86_and_nothing_after_them_does():
+    """Two factors whose product is subnormal: slow arithmetic, on x86 only."""
+    one, zero = np.ones(8), np.zeros(8)
+    products = tuple(np.full(8, 2.0**-560) for _ in range(4))
+    z = np.full((4, 1), np.sqrt(2 * 500 * np.log(2)))  # exp(-z^2 / 2) = 2^-500
+    pairwise._exponentials(z, 0, 0, zero, one, zero, None, products, None)
+    flushed = _jit.COMPILED and platform.machine().lower() in ("x86_64", "amd64")
+    np.testing.assert_allclose(products, np.full((4, 8), 0.0 if flushed else 2.0**-1060), rtol=1e-3)
+    assert np.all(np.full(8, 2.0**-560) * np.full(8, 2.0**-500) == 2.0**-1060)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float64", 2.0**-960), ("float32", 2.0**-90)])
+def test_weights_that_are_too_small_are_normalised_to_zero(dtype, least):
+    rows = [np.array([1.0, least, 0.5 * least, 0.0], dtype) for _ in range(4)]
+    P, r = np.ones(4, dtype), [np.dtype(dtype).type(c) for c in (1, 2, 3, 4)]
+    pairwise._normalise(*rows, *r, P)
+    np.testing.assert_array_equal(rows, [[c, c * least, 0.0, 0.0] for c in (1, 2, 3, 4)])
+    np.testing.assert_array_equal(P, [11.0, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -26,11 +26,11 @@ from tcvae_kernels._jit import bits32, bits64, by_type, float32, float64, int32,
 LEAST_64 = 2 * -745.2
 LEAST_32 = np.float32(2 * -104.0)
 """exp(x / 2) is 0 below these: it would round to zero."""
-CUT_64 = -2 * 960 * math.log(2)
-CUT_32 = np.float32(-2 * 90 * math.log(2))
-"""Weights below 2^-960 (float32: 2^-90) of the largest are taken as 0: products with subnormal numbers are slow.
+LEAST_WEIGHT_64, LEAST_WEIGHT_32 = 2.0**-960, np.float32(2.0**-90)
+"""Weights below this are taken as 0, the largest being 1: products with subnormal numbers are slow.
 
 Where a sum is not taken from its largest term (`tcvae_kernels.pairwise.TINY`), that is 2^-360 (2^-50) of the sum."""
+CUT_64, CUT_32 = 2 * math.log(LEAST_WEIGHT_64), np.float32(2 * math.log(LEAST_WEIGHT_32))
 
 _MAGIC_64, _INVERSE_64 = 6755399441055744.0, 0.5 / math.log(2)
 _HIGH_64, _LOW_64 = 2 * 6.93147180369123816490e-01, 2 * 1.90821492927058770002e-10  # log 2 in two parts
@@ -134,6 +134,19 @@ def _weight(x):
 @by_type(float64=_weight, float32=_weight)
 def weight(x):
     """One of `weight_four`; the compiler drops the other three."""
+
+
+def _weight_or_zero_64(w):
+    return 0.0 if w < LEAST_WEIGHT_64 else w
+
+
+def _weight_or_zero_32(w):
+    return _ZERO_32 if w < LEAST_WEIGHT_32 else w
+
+
+@by_type(float64=_weight_or_zero_64, float32=_weight_or_zero_32)
+def weight_or_zero(w):
+    """A weight, 0 where it is below `LEAST_WEIGHT_64` or `LEAST_WEIGHT_32`."""
 
 
 def _exp_64(x):

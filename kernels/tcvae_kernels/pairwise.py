@@ -6,11 +6,12 @@
 Everything is carried doubled, 2 L, so that exp(x / 2) needs no halving. For the marginals g_jd = h_d - log_var_jd
 with h_d the smallest log-variance is at most 0, so exp((g - t^2) / 2) cannot overflow and needs no maximum; where
 all of a row underflows, or the log-variances of a dimension lie so far apart, or are so large, that precision would
-suffer, that row is done again from its true maximum. The joint takes its true maximum always: one pass in D + 1.
+suffer, that row is done again from its true maximum.
 
 Four samples at a time share each posterior's mu, 1 / sigma and g, and the gradient's sums. For the gradient, `TOGETHER`
-samples go dimension by dimension, whose sums then stay in the cache; the squares t^2, taken for the marginals, are
-added up for the joint, which follows.
+samples go dimension by dimension, whose sums then stay in the cache; the marginals' exponentials multiplied are the
+joint's, which follows, and which is done again likewise: squares t^2 added up, less their true maximum, and one more
+exponential. For values only that is how every joint is taken.
 Weights other than a constant are two entries of a row, j = i and j = i + 1: they are put right in the row of
 exponentials.
 
@@ -31,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_kernels import threads
-from tcvae_kernels._jit import by_type, jit, larger, multiply_add, vector_loop
-from tcvae_kernels.exp import sum_of_weights, weight, weight_four
+from tcvae_kernels._jit import by_type, flush_subnormals, jit, larger, multiply_add, restore_subnormals, vector_loop
+from tcvae_kernels.exp import sum_of_weights, weight, weight_four, weight_or_zero
 from tcvae_ref.types import Array
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -168,35 +169,59 @@ def logarithm(total, top, less, log_base):
 
 
 @jit
-def _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3, kept):
-    """S_r += t^2 and the sums of exp((g - t^2) / 2), for the samples i ... i + 3 and one dimension's mu, s, g.
+def _exponentials(z, i, d, mu, s, g, squares, products, kept):
+    """The sums of e = exp((g - t^2) / 2), for the samples i ... i + 3 and one dimension's mu, s, g.
 
-    The exponentials are left in kept = E_0 ... E_3, where that is not None.
+    Where they are not None: squares += t^2, products *= e, kept = e, each four rows.
     """
     vector_loop()
+    if products is not None:  # they are 0 from 2^-1022 on (float32: 2^-126)
+        mode = flush_subnormals()
     z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
     zero = mu.dtype.type(0)
     sum0, sum1, sum2, sum3 = zero, zero, zero, zero
     for j in range(mu.size):
         mu_j, s_j, g_j = mu[j], s[j], g[j]
         t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
-        S0[j] = multiply_add(t0, t0, S0[j])
-        S1[j] = multiply_add(t1, t1, S1[j])
-        S2[j] = multiply_add(t2, t2, S2[j])
-        S3[j] = multiply_add(t3, t3, S3[j])
+        if squares is not None:
+            squares[0][j] = multiply_add(t0, t0, squares[0][j])
+            squares[1][j] = multiply_add(t1, t1, squares[1][j])
+            squares[2][j] = multiply_add(t2, t2, squares[2][j])
+            squares[3][j] = multiply_add(t3, t3, squares[3][j])
         e0, e1, e2, e3 = weight_four(
             multiply_add(-t0, t0, g_j),
             multiply_add(-t1, t1, g_j),
             multiply_add(-t2, t2, g_j),
             multiply_add(-t3, t3, g_j),
         )
+        if products is not None:
+            products[0][j] *= e0
+            products[1][j] *= e1
+            products[2][j] *= e2
+            products[3][j] *= e3
         if kept is not None:
             kept[0][j], kept[1][j], kept[2][j], kept[3][j] = e0, e1, e2, e3
         sum0 += e0
         sum1 += e1
         sum2 += e2
         sum3 += e3
+    if products is not None:
+        restore_subnormals(mode)
     return sum0, sum1, sum2, sum3
+
+
+@jit
+def _squares(z, i, d, mu, s, S0, S1, S2, S3):
+    """S_r += t^2, as in `_exponentials`."""
+    vector_loop()
+    z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
+    for j in range(mu.size):
+        mu_j, s_j = mu[j], s[j]
+        t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
+        S0[j] = multiply_add(t0, t0, S0[j])
+        S1[j] = multiply_add(t1, t1, S1[j])
+        S2[j] = multiply_add(t2, t2, S2[j])
+        S3[j] = multiply_add(t3, t3, S3[j])
 
 
 @jit
@@ -276,10 +301,11 @@ def _marginal_exponentials(z_id, mu, s, g, top, E):
 
 @jit
 def _normalise(W0, W1, W2, W3, r0, r1, r2, r3, P):
-    """W_r <- r_r W_r, in place; P += their sum over the four samples."""
+    """W_r <- r_r W_r, in place, 0 where W_r is too small; P += their sum over the four samples."""
     vector_loop()
     for j in range(P.size):
-        w0, w1, w2, w3 = W0[j] * r0, W1[j] * r1, W2[j] * r2, W3[j] * r3
+        w0, w1 = weight_or_zero(W0[j]) * r0, weight_or_zero(W1[j]) * r1
+        w2, w3 = weight_or_zero(W2[j]) * r2, weight_or_zero(W3[j]) * r3
         W0[j], W1[j], W2[j], W3[j] = w0, w1, w2, w3
         P[j] += w0 + w1 + w2 + w3
 
@@ -377,9 +403,35 @@ def _marginal_again(z_id, i, mu, s, g, special, E, keep, tile):
 
 
 @jit
-def _joint_rows(W0, W1, W2, W3, T, i, special, tile, found):
-    """Turn four rows of squares into exponentials, and find their sums and the maxima taken out."""
+def _joint_rows(z, i, posteriors, W0, W1, W2, W3, special, tile, tiny, found):
+    """The sums of four rows of products of exponentials, and what was taken out of them: each dimension's highest peak.
+
+    Where that will not do (`TINY`, `Posteriors.unsafe`), all four are done again from their true maxima.
+    """
+    N, top = posteriors.T.size, -_sum(posteriors.h)
+    sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
+    for start in range(0, N, tile):
+        stop = min(N, start + tile)
+        part0, part1, part2, part3 = W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop]
+        sum0 += _reweighted(part0, i, N, special, start, _sum(part0))
+        sum1 += _reweighted(part1, i + 1, N, special, start, _sum(part1))
+        sum2 += _reweighted(part2, i + 2, N, special, start, _sum(part2))
+        sum3 += _reweighted(part3, i + 3, N, special, start, _sum(part3))
+    if posteriors.unsafe.any() or not (sum0 >= tiny and sum1 >= tiny and sum2 >= tiny and sum3 >= tiny):
+        _joint_rows_again(z, i, posteriors, W0, W1, W2, W3, special, tile, found)
+    else:
+        found.joint[i], found.joint[i + 1], found.joint[i + 2], found.joint[i + 3] = sum0, sum1, sum2, sum3
+        found.joint_tops[i : i + 4] = top
+
+
+@jit
+def _joint_rows_again(z, i, posteriors, W0, W1, W2, W3, special, tile, found):
+    """The exponentials of four rows, their sums and the true maxima taken out of them."""
+    T = posteriors.T
     N, zero = T.size, T.dtype.type(0)
+    W0[:], W1[:], W2[:], W3[:] = zero, zero, zero, zero
+    for d in range(z.shape[1]):
+        _squares(z, i, d, posteriors.mu[d, :N], posteriors.s[d, :N], W0, W1, W2, W3)
     top0, top1, top2, top3 = _highest_joints(W0, W1, W2, W3, T)
     top0, top1 = (zero if top0 == -np.inf else top0), (zero if top1 == -np.inf else top1)
     top2, top3 = (zero if top2 == -np.inf else top2), (zero if top3 == -np.inf else top3)
@@ -413,11 +465,11 @@ def _raised(top, i, joint, joint_tops, S):
 
 @jit
 def _weighted_sums(z, i, posteriors, S0, S1, S2, S3, E0, E1, E2, E3, special, start, marginals):
-    """`_squares_and_sums` over all d for a tile that holds a posterior of special weight."""
+    """`_exponentials` over all d for a tile that holds a posterior of special weight."""
     N, stop = posteriors.T.size, start + S0.size
     for d in range(z.shape[1]):
         mu, s, g = posteriors.mu[d, start:stop], posteriors.s[d, start:stop], posteriors.g[d, start:stop]
-        a0, a1, a2, a3 = _squares_and_sums(z, i, d, mu, s, g, S0, S1, S2, S3, (E0, E1, E2, E3))
+        a0, a1, a2, a3 = _exponentials(z, i, d, mu, s, g, (S0, S1, S2, S3), None, (E0, E1, E2, E3))
         marginals[i, d] += _reweighted(E0, i, N, special, start, a0)
         marginals[i + 1, d] += _reweighted(E1, i + 1, N, special, start, a1)
         marginals[i + 2, d] += _reweighted(E2, i + 2, N, special, start, a2)
@@ -446,9 +498,8 @@ def values(z, posteriors, special, first, last, tile, tiny, S, E, found):
                 _weighted_sums(z, i, posteriors, S0, S1, S2, S3, E0, E1, E2, E3, special, start, marginals)
             else:
                 for d in range(D):
-                    a0, a1, a2, a3 = _squares_and_sums(
-                        z, i, d, mu[d, start:stop], s[d, start:stop], g[d, start:stop], S0, S1, S2, S3, None
-                    )
+                    mu_d, s_d, g_d = mu[d, start:stop], s[d, start:stop], g[d, start:stop]
+                    a0, a1, a2, a3 = _exponentials(z, i, d, mu_d, s_d, g_d, (S0, S1, S2, S3), None, None)
                     marginals[i, d] += a0
                     marginals[i + 1, d] += a1
                     marginals[i + 2, d] += a2
@@ -513,15 +564,15 @@ def _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, total, E, f
 def _add_marginals(
     z, i, d, mu, s, g, again, special, tile, tiny, weights, W0, W1, W2, W3, E0, E1, E2, E3, own1, own2, found, at_z
 ):
-    """One dimension of four samples: its sums and their gradient; the squares are added to W."""
+    """One dimension of four samples: its sums and their gradient; W is multiplied by the exponentials."""
     N = mu.size
     sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
     for start in range(0, N, tile):
         stop = min(N, start + tile)
         part0, part1, part2, part3 = E0[start:stop], E1[start:stop], E2[start:stop], E3[start:stop]
-        a0, a1, a2, a3 = _squares_and_sums(
-            *(z, i, d, mu[start:stop], s[start:stop], g[start:stop]),
-            *(W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop], (part0, part1, part2, part3)),
+        products = W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop]
+        a0, a1, a2, a3 = _exponentials(
+            *(z, i, d, mu[start:stop], s[start:stop], g[start:stop], None, products, (part0, part1, part2, part3)),
         )
         sum0 += _reweighted(part0, i, N, special, start, a0)
         sum1 += _reweighted(part1, i + 1, N, special, start, a1)
@@ -540,12 +591,13 @@ def _add_marginals(
 
 
 @jit
-def _add_joints(z, i, rows, mu, s, T, special, tile, weights, W, joint1, joint2, P, found, at_z):
-    """The joint of the samples i ... i + rows - 1, whose squares are in W: its sums and their gradient."""
-    N, real, joint = T.size, mu.dtype.type, found.joint
+def _add_joints(z, i, rows, posteriors, special, tile, tiny, weights, W, joint1, joint2, P, found, at_z):
+    """The joint of the samples i ... i + rows - 1, whose products are in W: its sums and their gradient."""
+    mu, s, joint = posteriors.mu, posteriors.s, found.joint
+    N, real = posteriors.T.size, mu.dtype.type
     for r in range(0, rows, 4):
         k, W0, W1, W2, W3 = i + r, W[r, :N], W[r + 1, :N], W[r + 2, :N], W[r + 3, :N]
-        _joint_rows(W0, W1, W2, W3, T, k, special, tile, found)
+        _joint_rows(z, k, posteriors, W0, W1, W2, W3, special, tile, tiny, found)
         c0, c1 = real(weights[k] / joint[k]), real(weights[k + 1] / joint[k + 1])
         c2, c3 = real(weights[k + 2] / joint[k + 2]), real(weights[k + 3] / joint[k + 3])
         _normalise(W0, W1, W2, W3, c0, c1, c2, c3, P[:N])
@@ -568,7 +620,7 @@ def _add_rows(z, posteriors, special, first, last, tile, tiny, weights, W, E, su
     E0, E1, E2, E3 = E[0, :N], E[1, :N], E[2, :N], E[3, :N]
     for i in range(first, last, TOGETHER):
         rows = min(TOGETHER, last - i)
-        W[:rows] = 0
+        W[:rows] = 1
         for d in range(D):
             mu_d, s_d, g_d, own1_d, own2_d = mu[d, :N], s[d, :N], g[d, :N], own1[d, :N], own2[d, :N]
             for r in range(0, rows, 4):
@@ -576,7 +628,7 @@ def _add_rows(z, posteriors, special, first, last, tile, tiny, weights, W, E, su
                     *(z, i + r, d, mu_d, s_d, g_d, unsafe[d], special, tile, tiny, weights[1]),
                     *(W[r], W[r + 1], W[r + 2], W[r + 3], E0, E1, E2, E3, own1_d, own2_d, found, at_z[1]),
                 )
-        _add_joints(z, i, rows, mu, s, T, special, tile, weights[0], W, joint1, joint2, P, found, at_z[0])
+        _add_joints(z, i, rows, posteriors, special, tile, tiny, weights[0], W, joint1, joint2, P, found, at_z[0])
 
 
 @jit

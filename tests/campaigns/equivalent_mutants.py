@@ -248,7 +248,7 @@ RULES = [
     ),
     Rule(
         "kernels/tcvae_kernels/pairwise.py", "N, zero = T.size, T.dtype.type(0)", "0 -> 1", 1,
-        "any finite number in place of -inf will do", "_joint_rows",
+        "any finite number in place of -inf will do", "_joint_rows_again",
     ),
     Rule(
         "kernels/tcvae_kernels/exp.py",
