@@ -493,6 +493,15 @@ RULES = [
     ),
     Rule(
         "kernels/tcvae_kernels/pairwise.py",
+        "if posteriors.unsafe.any() or not (sum0 >= tiny and sum1 >= tiny and sum2 >= tiny and sum3 >= tiny):",
+        ">= -> >", 4, "a sum of just TINY may be taken either way",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py", "found.joint_tops[i : i + 4] = top", "4 -> 5", 1,
+        "the next four's are set after it, and there is nothing after the last",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
         "if again or not total >= tiny:",
         ">= -> >", 1, "summed from its maximum, to the same",
     ),
