@@ -337,7 +337,7 @@ def _matrix_lines(result: Evaluation) -> list[str]:
         kl = [f"{value:>16.4f}" for value in result.dimension_kl]
     lines = [f"information by {mig.recipe}", f"{'I(z_d; v_k), nats':<20}{head}"]
     for d, row in enumerate(mig.information):
-        cells = "".join(f"{value:>{width}.4f}" for value in row)
+        cells = "".join(f"{value:>z{width}.4f}" for value in row)
         lines.append(f"{f'  z_{d}':<20}{cells}{kl[d]}")
     lines.append(f"{'gap / H(v_k)':<20}" + "".join(f"{gap:>{width}.4f}" for gap in mig.gaps))
     if result.factors_left_out:

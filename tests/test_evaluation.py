@@ -208,6 +208,14 @@ class TestReports:
         assert "information by quadrature" in lines
         assert "factors not scored: shape" in lines
 
+    def test_information_that_is_nothing_but_rounding_has_no_sign(self, everything):
+        """Of quadrature: an information of -5e-15 nats."""
+        mig = everything.scores["mig"]
+        mig = mig._replace(information=np.full_like(mig.information, -5e-15))
+        lines = to_table(everything._replace(scores={**everything.scores, "mig": mig})).splitlines()
+        (line,) = (line for line in lines if line.startswith("  z_0"))
+        assert line.split()[1:3] == ["0.0000", "0.0000"]
+
     def test_headlines(self, everything):
         scores = everything.scores
         assert headlines("mig", scores["mig"]) == [Headline("mig", scores["mig"].score, scores["mig"].error.score)]
