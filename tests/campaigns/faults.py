@@ -21,6 +21,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -301,12 +302,16 @@ def finished(tally, scenario, folder, expected, said):
     return None
 
 
-def kill(tally, root, rng, count):
+SHARES = {"train": 0.35, "evaluate": 0.2, "sweep": 0.25, "check": 0.1, "replay": 0.1}
+"""Of the moments of `kill`."""
+
+
+def kill(tally, root, rng, count, of=tuple(SHARES)):
     made = scenarios()
-    shares = {"train": 0.35, "evaluate": 0.2, "sweep": 0.25, "check": 0.1, "replay": 0.1}
-    for name, scenario in made.items():
+    for name in of:
+        scenario = made[name]
         seconds, expected = calm(scenario, root)
-        for moment in range(max(1, round(shares[name] * count))):
+        for moment in range(max(1, round(SHARES[name] * count))):
             folder = scenario.folder(root, "killed")
             arguments = scenario.first or scenario.again(folder)
             for _ in range(rng.choice((1, 1, 2, 3))):
@@ -857,7 +862,9 @@ def main(argv=None):
     parser.add_argument("names", nargs="+", choices=(*CAMPAIGNS, "all"))
     parser.add_argument("--count", type=int, default=100, help="moments, or as each campaign says (100)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--of", nargs="+", choices=SHARES, default=list(SHARES), help="commands to `kill` (all)")
     arguments = parser.parse_args(argv)
+    campaigns = {**CAMPAIGNS, "kill": functools.partial(kill, of=arguments.of)}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tallies = []
     with contextlib.suppress(KeyboardInterrupt):  # what was done until then is counted
@@ -866,7 +873,7 @@ def main(argv=None):
             before = Path.cwd()
             with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
                 try:
-                    CAMPAIGNS[name](tallies[-1], Path(folder).resolve(), random.Random(arguments.seed), arguments.count)
+                    campaigns[name](tallies[-1], Path(folder).resolve(), random.Random(arguments.seed), arguments.count)
                 finally:
                     os.chdir(before)
     print(f"seed {arguments.seed}; " + "; ".join(tally.line() for tally in tallies))
