@@ -40,11 +40,21 @@ def reparameterise(mu: Array, log_var: Array, eps: Array) -> Array:
     return mu + np.exp(0.5 * log_var) * eps
 
 
+def log_normal(x: Array, mu: Array, log_var: Array) -> Array:
+    """Normal log-density of each element, -1/2 [ (x - mu)^2 exp(-log_var) + log_var + log 2 pi ], nats.
+
+    Of arguments that are checked already. The square is taken last, of (x - mu) exp(-log_var / 2); where it overflows
+    the log-density is -inf.
+    """
+    with numpy.errstate(over="ignore"):
+        return -0.5 * (((x - mu) * np.exp(-0.5 * log_var)) ** 2 + log_var + LOG_2PI)
+
+
 def log_density(z: Array, mu: Array, log_var: Array) -> Array:
     """Log-density of each coordinate under its own posterior, log q(z_id | n_i).
 
-    -1/2 [ (z - mu)^2 exp(-log_var) + log_var + log 2 pi ]. Sum over d for log q(z_i | n_i). The square is taken
-    last, of (z - mu) exp(-log_var / 2); where it overflows the log-density is -inf.
+    -1/2 [ (z - mu)^2 exp(-log_var) + log_var + log 2 pi ], -inf where the square overflows. Sum over d for
+    log q(z_i | n_i).
 
     Parameters
     ----------
@@ -61,8 +71,7 @@ def log_density(z: Array, mu: Array, log_var: Array) -> Array:
     """
     checks.matrices("log_density", z=z, mu=mu, log_var=log_var)
     checks.log_variances("log_density", log_var=log_var)
-    with numpy.errstate(over="ignore"):
-        return -0.5 * (((z - mu) * np.exp(-0.5 * log_var)) ** 2 + log_var + LOG_2PI)
+    return log_normal(z, mu, log_var)
 
 
 def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
@@ -89,9 +98,7 @@ def log_density_matrix(z: Array, mu: Array, log_var: Array) -> Array:
         The shapes or dtypes differ, an entry is not finite, or exp(log_var / 2) or its inverse overflows.
     """
     checks.samples_and_posteriors("log_density_matrix", z, mu, log_var)
-    z_i, mu_j, log_var_j = z[:, None, :], mu[None, :, :], log_var[None, :, :]
-    with numpy.errstate(over="ignore"):
-        return -0.5 * (((z_i - mu_j) * np.exp(-0.5 * log_var_j)) ** 2 + log_var_j + LOG_2PI)
+    return log_normal(z[:, None, :], mu[None, :, :], log_var[None, :, :])
 
 
 def log_standard_normal(z: Array) -> Array:

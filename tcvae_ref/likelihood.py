@@ -7,7 +7,7 @@ import numpy
 from autograd.extend import defvjp, primitive
 
 from tcvae_ref import checks
-from tcvae_ref.gaussian import log_density
+from tcvae_ref.gaussian import log_normal
 from tcvae_ref.types import Array
 
 
@@ -86,4 +86,4 @@ def gaussian_log_likelihood(x: Array, mean: Array, log_var: Array) -> Array:
     """
     checks.matrices("gaussian_log_likelihood", x=x, mean=mean, log_var=log_var)
     checks.log_variances("gaussian_log_likelihood", log_var=log_var)
-    return np.sum(log_density(x, mean, log_var), axis=1)  # over pixels p
+    return np.sum(log_normal(x, mean, log_var), axis=1)  # over pixels p
