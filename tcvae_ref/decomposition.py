@@ -10,7 +10,7 @@ from typing import NamedTuple
 import autograd.numpy as np
 
 from tcvae_ref import checks
-from tcvae_ref.gaussian import log_density, log_standard_normal
+from tcvae_ref.gaussian import log_normal, log_standard_normal
 from tcvae_ref.types import Array, ExpectedLogQzEstimator, LogPrior, Scalar
 
 
@@ -59,16 +59,32 @@ def kl_terms(
     Raises
     ------
     InputError, TypeError
-        As the estimator does, or when z, mu and log_var are not of one shape, or the estimator gives no batch means.
+        As the estimator does, or when z, mu and log_var are not of one shape, exp(log_var / 2) or its inverse
+        overflows, or the estimator gives no batch means.
     """
-    checks.matrices("kl_terms", z=z, mu=mu, log_var=log_var)
+    return split_kl("kl_terms", z, mu, log_var, dataset_size, expected_log_qz, log_prior)[0]
+
+
+def split_kl(
+    where: str,
+    z: Array,
+    mu: Array,
+    log_var: Array,
+    dataset_size: int,
+    expected_log_qz: ExpectedLogQzEstimator,
+    log_prior: LogPrior,
+) -> tuple[KLTerms, Scalar]:
+    """Compute `kl_terms` in the name of `where`, and the Monte-Carlo KL, mean_i [ log q(z_i|n_i) - log p(z_i) ]."""
+    checks.matrices(where, z=z, mu=mu, log_var=log_var)
+    checks.log_variances(where, log_var=log_var)
     M = len(z)
-    log_qz_given_n = np.sum(log_density(z, mu, log_var)) / M  # over samples i and dimensions d
+    log_qz_given_n = np.sum(log_normal(z, mu, log_var)) / M  # over samples i and dimensions d
     log_pz = np.sum(log_prior(z)) / M  # over samples i
     log_qz, log_qz_marginals = expected_log_qz(z, mu, log_var, dataset_size)
-    checks.batch_means("kl_terms", expected_log_qz, log_qz, log_qz_marginals)
-    return KLTerms(
+    checks.batch_means(where, expected_log_qz, log_qz, log_qz_marginals)
+    terms = KLTerms(
         mutual_information=log_qz_given_n - log_qz,
         total_correlation=log_qz - log_qz_marginals,
         dimension_wise_kl=log_qz_marginals - log_pz,
     )
+    return terms, log_qz_given_n - log_pz

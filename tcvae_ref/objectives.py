@@ -8,8 +8,8 @@ from typing import NamedTuple
 import autograd.numpy as np
 
 from tcvae_ref import checks
-from tcvae_ref.decomposition import kl_terms
-from tcvae_ref.gaussian import kl_to_standard_normal, log_density, log_standard_normal
+from tcvae_ref.decomposition import split_kl
+from tcvae_ref.gaussian import kl_to_standard_normal, log_standard_normal
 from tcvae_ref.types import Array, ExpectedLogQzEstimator, LogPrior, Scalar
 
 
@@ -61,15 +61,12 @@ def elbo_terms(
     InputError, TypeError
         As the estimator does, or log_px is not one finite number for each sample.
     """
-    checks.matrices("elbo_terms", z=z, mu=mu, log_var=log_var)
+    terms, kl = split_kl("elbo_terms", z, mu, log_var, dataset_size, expected_log_qz, log_prior)
     M = len(z)
     checks.one_per_row("elbo_terms", M, log_px=log_px)
-    reconstruction = np.sum(log_px) / M  # over the batch
     if log_prior is log_standard_normal:
         kl = np.sum(kl_to_standard_normal(mu, log_var)) / M  # over the batch
-    else:
-        kl = (np.sum(log_density(z, mu, log_var)) - np.sum(log_prior(z))) / M  # over the batch
-    return ElboTerms(reconstruction, kl, *kl_terms(z, mu, log_var, dataset_size, expected_log_qz, log_prior))
+    return ElboTerms(np.sum(log_px) / M, kl, *terms)  # the reconstruction, over the batch
 
 
 def vae(terms: ElboTerms) -> Scalar:

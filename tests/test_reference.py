@@ -169,6 +169,31 @@ class TestObjectives:
                 three[k] = bad
                 with pytest.raises((InputError, TypeError), match=r"^elbo_terms: "):
                     elbo_terms(np.zeros(2), *three, 10, expected_log_qz("mws"))
+        wide = z + 1500.0
+        with pytest.raises(InputError, match=r"^elbo_terms: log_var reaches 1500"):
+            elbo_terms(np.zeros(2), z, z, wide, 10, expected_log_qz("mws"))
+        with pytest.raises(InputError, match=r"^kl_terms: log_var reaches 1500"):
+            tcvae_ref.kl_terms(z, z, wide, 10, expected_log_qz("mws"))
+        with pytest.raises(InputError, match=r"^gaussian_log_likelihood: log_var reaches 1500"):
+            tcvae_ref.gaussian_log_likelihood(z, z, wide)
+
+    @pytest.mark.parametrize("log_prior", [log_standard_normal, tcvae_ref.log_laplace])
+    def test_prior_and_estimator_are_evaluated_once(self, log_prior):
+        z, mu, log_var = np.random.default_rng(5).standard_normal((3, 4, 2))
+        calls = []
+
+        def prior(z):
+            calls.append("prior")
+            return log_prior(z)
+
+        def estimator(*arguments):
+            calls.append("estimator")
+            return tcvae_ref.expected_log_qz_mws(*arguments)
+
+        terms = elbo_terms(np.zeros(4), z, mu, log_var, 10, estimator, prior)
+        assert calls == ["prior", "estimator"]
+        kl = np.mean(np.sum(log_density(z, mu, log_var), axis=1) - log_prior(z))
+        assert terms.kl == pytest.approx(kl, rel=1e-14)
 
 
 class TestNetworks:
