@@ -180,14 +180,16 @@ def samples_and_posteriors(where: str, z: Array, mu: Array, log_var: Array) -> N
         )
 
 
-def labels(where: str, name: str, array: Any, rows: int) -> None:
-    """Require an integer array (rows, K)."""
+def labels(where: str, name: str, array: Any, rows: int, columns: int | None = None) -> None:
+    """Require an integer array (rows, columns); with None, of any number of columns."""
     not_masked(where, **{name: array})
     kind = getattr(getattr(array, "dtype", None), "kind", None)
     shape = getattr(array, "shape", None)
-    if kind is None or kind not in "iu" or shape is None or len(shape) != 2 or shape[0] != rows:
+    fits = shape is not None and len(shape) == 2 and shape[0] == rows and columns in (None, shape[1])
+    if kind is None or kind not in "iu" or not fits:
         given = type(array).__name__ if kind is None else f"{array.dtype} {shape}"
-        raise InputError(f"{where}: {name} are {given}; integers (N, K) with N={rows} are needed")
+        K = "" if columns is None else f", K={columns}"
+        raise InputError(f"{where}: {name} are {given}; integers (N, K) with N={rows}{K} are needed")
 
 
 def one_per_row(where: str, rows: int, **named: Array) -> None:

@@ -75,6 +75,9 @@ class TestArrays:
             *((DTYPE_ONLY, 2), (SHAPE_ONLY, 2), (types.SimpleNamespace(dtype=np.dtype(int)), 2)),
         ):
             assert f"integers (N, K) with N={rows}" in refused(checks.labels, "kinds", array, rows)
+        checks.labels("here", "kinds", integers, 2, 3)
+        for columns in (2, 4):
+            assert f"with N=2, K={columns}" in refused(checks.labels, "kinds", integers, 2, columns)
 
     def test_one_per_row(self):
         checks.one_per_row("here", 3, a=np.zeros(3))

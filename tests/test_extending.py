@@ -299,7 +299,10 @@ def test_classes_that_are_no_indices_are_refused():
     for classes, said in (
         (np.array([[0], [1], [2]]), r"classes of x lie in \[0, 2\]; 0 to 1 are needed"),
         (np.array([[0], [-1], [1]]), r"lie in \[-1, 1\]"),
-        (np.array([[0.0], [0.5], [1.0]]), "are float64; whole numbers"),
+        (np.array([[0.0], [0.5], [1.0]]), r"are float64 \(3, 1\); integers \(N, K\) with N=3, K=1 are needed"),
+        (np.array([[0, 0], [1, 1], [1, 1]]), r"are int64 \(3, 2\); .* K=1"),
+        ([[0], [1], [1]], "are list; integers"),
+        (np.ma.masked_array([[0], [1], [1]]), "is a masked array"),
     ):
         with pytest.raises(InputError, match=said):
             FactorDataset("mine", images, factor, classes)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tcvae_ref.checks import InputError, whole_number
+from tcvae_ref.checks import InputError, labels, whole_number
 from tcvae_ref.data.byte_arrays import Hash
 
 MOST_VALUES = 2**16
@@ -149,11 +149,8 @@ class FactorDataset:
     """(N,): p(n), summing to 1; None: every image has probability 1/N."""
 
     def __post_init__(self) -> None:
-        N, K = len(self.images), len(self.factors)
-        if self.classes.shape != (N, K):
-            raise InputError(f"{self.name}: classes have shape {self.classes.shape}; (N, K) = ({N}, {K}) is needed")
-        if not np.issubdtype(self.classes.dtype, np.integer):
-            raise InputError(f"{self.name}: classes are {self.classes.dtype}; whole numbers are needed")
+        N = len(self.images)
+        labels(self.name, "classes", self.classes, N, len(self.factors))
         for factor, column in zip(self.factors, self.classes.T, strict=True):
             if N and not (int(column.min()) >= 0 and int(column.max()) < factor.size):
                 raise InputError(
