@@ -1,8 +1,9 @@
-"""The parser of the command line, and of the benchmark, which is one by itself too."""
+"""The parser of the command line, and of the benchmark, which is one by itself too; arguments of several commands."""
 
 import argparse
 import difflib
 import re
+from pathlib import Path
 from typing import NoReturn
 
 from tcvae_ref import checks
@@ -24,3 +25,18 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction):
                 options += [name for parser in action.choices.values() for name in Parser._options(parser)]
         return options
+
+
+def path_argument(text: str) -> Path:
+    """Read the name of a file or folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a name ('.' for this folder)")
+    return Path(text)
+
+
+def words_argument(text: str) -> list[str]:
+    """Read words with commas between them."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return words

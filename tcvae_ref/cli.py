@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tcvae_ref import __version__, checks, figures
-from tcvae_ref.arguments import Parser
+from tcvae_ref.arguments import Parser, path_argument
 from tcvae_ref.checks import InputError
 from tcvae_ref.command_parts import (
     EPILOG,
@@ -26,7 +26,6 @@ from tcvae_ref.command_parts import (
     grid_argument,
     load,
     machinery,
-    path_argument,
     source_of,
 )
 from tcvae_ref.data import GRIDS, FactorDataset, fidelity, write_npz

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tcvae_ref.arguments import path_argument, words_argument
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import GRIDS, FactorDataset
 from tcvae_ref.data.celeba import CROP as CELEBA_CROP
@@ -21,21 +22,6 @@ from tcvae_ref.training.sources import KINDS, PATHS, PHOTOGRAPHS
 
 EPILOG = "exit status: 0 done; 1 not done (interrupted, diverged, disk full, below the required share); 2 wrong usage"
 KERNELS = ("auto", "numba", "numpy")
-
-
-def path_argument(text: str) -> Path:
-    """Read the name of a file or folder."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name ('.' for this folder)")
-    return Path(text)
-
-
-def words_argument(text: str) -> list[str]:
-    """Read words with commas between them."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-    return words
 
 
 SOURCES = {

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tcvae_ref import __version__, checks, evaluation, figures, representations
+from tcvae_ref.arguments import path_argument, words_argument
 from tcvae_ref.checks import InputError
-from tcvae_ref.command_parts import EPILOG, add_cache, add_kernels, load, machinery, path_argument, words_argument
+from tcvae_ref.command_parts import EPILOG, add_cache, add_kernels, load, machinery
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION, METRICS, NOT_SCORED, USUAL, Evaluation, all_metrics
 from tcvae_ref.files import check_folder, check_writable, real_path, write_json

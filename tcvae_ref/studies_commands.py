@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from tcvae_ref import evaluate_commands, evaluation, figures, representations
+from tcvae_ref.arguments import path_argument
 from tcvae_ref.checks import InputError, whole_number
-from tcvae_ref.command_parts import EPILOG, KERNELS, Machinery, machinery, path_argument
+from tcvae_ref.command_parts import EPILOG, KERNELS, Machinery, machinery
 from tcvae_ref.data import FactorDataset
 from tcvae_ref.evaluation import DECOMPOSITION
 from tcvae_ref.files import (

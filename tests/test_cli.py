@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -421,6 +422,30 @@ class TestMistakes:
             run("train", *options)
         assert stop.value.code == 2
         assert match in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("command", "match"),
+        [
+            *(
+                (command, r"is empty; give a name \('\.' for this folder\)\n$")
+                for command in (
+                    ["sweep", "trade-off", "--out", ""],
+                    ["figures", " "],
+                    ["check", "x.py:f", "--json", ""],
+                    ["check-step", "--cases", ""],
+                    ["weights", "x.py:f", "--out", ""],
+                    ["vectors", "verify", ""],
+                )
+            ),
+            (["evaluate", "run", "--metrics", " , "], r"' , ' names nothing\n$"),
+            (["check", "x.py:f", "--checks", ","], r"',' names nothing\n$"),
+        ],
+    )
+    def test_names_and_lists_that_are_empty(self, capsys, command, match):
+        with pytest.raises(SystemExit) as stop:
+            run(*command)
+        assert stop.value.code == 2
+        assert re.search(match, capsys.readouterr().err)
 
     def test_a_run_that_exists_is_not_overwritten(self, trained, capsys):
         before = (trained / "checkpoint.npz").read_bytes()

@@ -19,7 +19,7 @@ ROOMS = {
     "data": {"checks", "types", "files"},
     "metrics": {*REFERENCE, "files"},
     "training": {*REFERENCE, "data", "files"},
-    "oracle": {*REFERENCE, "files", "progress"},
+    "oracle": {*REFERENCE, "arguments", "files", "progress"},
     "selftest": {*REFERENCE, "metrics", "oracle", "files", "progress"},
     "studies": {
         *(*REFERENCE, "data", "training", "metrics", "files"),

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tcvae_ref import checks
+from tcvae_ref.arguments import path_argument, words_argument
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable
 from tcvae_ref.oracle import estimators, process, records
 from tcvae_ref.oracle.explain_commands import EXPLAIN_EPILOG, WEIGHTS_EPILOG, add_explain, add_weights, probed
-from tcvae_ref.oracle.places import CASES_HELP, PACKED_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
+from tcvae_ref.oracle.places import CASES_HELP, PACKED_HELP, STANDARD_OUTPUT, check_places, put_json, put_page
 from tcvae_ref.oracle.step_commands import STEP_EPILOG, add_check_step
 from tcvae_ref.oracle.types import DTYPES, FAILURES, PARAMETERISATIONS, CheckResult, Report, Verdict
 from tcvae_ref.oracle.vector_commands import add_vectors
@@ -50,13 +51,6 @@ def add_commands(commands: "argparse._SubParsersAction[Any]") -> None:
     add_weights(weights, _add_target, _target_options)
 
 
-def _words(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-    return words
-
-
 def _add_target(parser: argparse.ArgumentParser) -> None:
     """The target and how it is called: what `check` and `ghostwrite` share."""
     parser.add_argument("target", metavar="TARGET", help="package.module:function or path/file.py:function")
@@ -83,11 +77,17 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     group = parser.add_argument_group("what is checked")
     dtypes = f"{', '.join(DTYPES)}, with commas or repeated (float64,float32 where there)"
-    group.add_argument("--dtype", type=_words, action="extend", metavar="T", help=dtypes)
+    group.add_argument("--dtype", type=words_argument, action="extend", metavar="T", help=dtypes)
     group.add_argument(
-        "--variant", type=_words, action="extend", metavar="V", help="such as eager, compiled (the first: eager)"
+        "--variant",
+        type=words_argument,
+        action="extend",
+        metavar="V",
+        help="such as eager, compiled (the first: eager)",
     )
-    group.add_argument("--checks", type=_words, action="extend", metavar="NAME,...", help="see list-checks (all)")
+    group.add_argument(
+        "--checks", type=words_argument, action="extend", metavar="NAME,...", help="see list-checks (all)"
+    )
     group.add_argument("--max-examples", type=int, default=200, metavar="K", help="cases for each check (200)")
     group.add_argument("--seed", type=int, default=0, help="of the cases (0)")
     group.add_argument("--no-gradients", action="store_true", help="values only")
@@ -100,10 +100,12 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         help=f"without a case done, after which --isolate gives up ({SILENCE:g})",
     )
     group = parser.add_argument_group("where it goes")
-    group.add_argument("--json", type=path, metavar="FILE", help="the report for programs ('-': standard output)")
-    group.add_argument("--html", type=path, metavar="FILE", help="the report and the weights, as a page")
-    group.add_argument("--junit", type=path, metavar="FILE", help="the report as JUnit XML")
-    group.add_argument("--cases", type=path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
+    group.add_argument(
+        "--json", type=path_argument, metavar="FILE", help="the report for programs ('-': standard output)"
+    )
+    group.add_argument("--html", type=path_argument, metavar="FILE", help="the report and the weights, as a page")
+    group.add_argument("--junit", type=path_argument, metavar="FILE", help="the report as JUnit XML")
+    group.add_argument("--cases", type=path_argument, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
     group.add_argument("--no-save", action="store_true", help="keep no failing cases")
     group.add_argument("--quiet", action="store_true", help="the verdict and the counts only")
 
@@ -112,20 +114,20 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_replay)
     parser.add_argument("id", metavar="ID", nargs="?", help="of the case, or how it begins (none: lists the cases)")
     parser.add_argument("--target", metavar="TARGET", help="the loss, or what failed of a step, where it has moved")
-    parser.add_argument("--cases", type=path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
+    parser.add_argument("--cases", type=path_argument, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
 
 
 def _add_probe(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_probe)
     parser.add_argument("--framework", required=True, metavar="F", help="numpy, torch, jax, ...")
     dtypes = f"{', '.join(DTYPES)}, with commas or repeated (what the framework computes in)"
-    parser.add_argument("--dtype", type=_words, action="extend", metavar="T", help=dtypes)
+    parser.add_argument("--dtype", type=words_argument, action="extend", metavar="T", help=dtypes)
 
 
 def _add_ghostwrite(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_ghostwrite)
     _add_target(parser)
-    parser.add_argument("--out", type=path, metavar="FILE", help="a new file (standard output)")
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="a new file (standard output)")
 
 
 # --- arguments ---------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tcvae_ref.arguments import path_argument
 from tcvae_ref.checks import InputError
 from tcvae_ref.files import atomic_write, check_writable
 from tcvae_ref.oracle import catalogue, process
@@ -49,13 +49,7 @@ def add_weights(
     parser.set_defaults(run=lambda arguments: _weights(arguments, target_options("weights", arguments)))
     parser.add_argument("-M", type=int, default=5, help="batch size, 4 to 64 (5)")
     parser.add_argument("-N", type=int, help="data set size that the target is told (100)")
-    parser.add_argument("--out", type=_path, metavar="FILE", help="a picture of the matrices, as PNG")
-
-
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name")
-    return Path(text)
+    parser.add_argument("--out", type=path_argument, metavar="FILE", help="a picture of the matrices, as PNG")
 
 
 def _weights(arguments: argparse.Namespace, options: dict[str, Any]) -> int:

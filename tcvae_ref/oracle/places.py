@@ -16,13 +16,6 @@ PACKED_HELP = "a parameter that holds mu and the width in a last axis; 'NAME:(mu
 CASES_HELP = f"where failing cases are kept ({records.FOLDER})"
 
 
-def path(text: str) -> Path:
-    """A name on the command line, which is not empty."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name")
-    return Path(text)
-
-
 def check_places(command: str, arguments: argparse.Namespace) -> None:
     """Refuse what could not be written, before the work."""
     given = {name: getattr(arguments, name, None) for name in ("json", "junit", "html")}

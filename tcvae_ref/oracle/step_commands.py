@@ -4,9 +4,10 @@ import argparse
 import contextlib
 import sys
 
+from tcvae_ref.arguments import path_argument
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import process, records
-from tcvae_ref.oracle.places import CASES_HELP, PACKED_HELP, STANDARD_OUTPUT, check_places, path, put_json, put_page
+from tcvae_ref.oracle.places import CASES_HELP, PACKED_HELP, STANDARD_OUTPUT, check_places, put_json, put_page
 from tcvae_ref.oracle.types import ESTIMATORS
 from tcvae_ref.progress import Progress
 
@@ -46,9 +47,11 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
     group = parser.add_argument_group("where it goes")
-    group.add_argument("--json", type=path, metavar="FILE", help="the report for programs ('-': standard output)")
-    group.add_argument("--html", type=path, metavar="FILE", help="the report as a page")
-    group.add_argument("--cases", type=path, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
+    group.add_argument(
+        "--json", type=path_argument, metavar="FILE", help="the report for programs ('-': standard output)"
+    )
+    group.add_argument("--html", type=path_argument, metavar="FILE", help="the report as a page")
+    group.add_argument("--cases", type=path_argument, default=records.FOLDER, metavar="FOLDER", help=CASES_HELP)
     group.add_argument("--no-save", action="store_true", help="keep no failing cases")
     group.add_argument("--quiet", action="store_true", help="the verdict only")
 

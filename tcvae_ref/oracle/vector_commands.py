@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from tcvae_ref.arguments import path_argument
 from tcvae_ref.progress import Progress
 
 EPILOG = "exit status: 0 done, all as certified; 1 a number is not as certified; 2 wrong usage, or a file is unreadable"
@@ -14,16 +14,12 @@ def add_vectors(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     writing = commands.add_parser("write", help="compute the vectors and write them", epilog=EPILOG)
     writing.set_defaults(run=_write)
-    writing.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="made if it is not there")
+    writing.add_argument("--out", type=path_argument, required=True, metavar="FOLDER", help="made if it is not there")
     verifying = commands.add_parser("verify", help="compute the vectors again and compare", epilog=EPILOG)
     verifying.set_defaults(run=_verify)
-    verifying.add_argument("folder", type=_path, nargs="?", metavar="FOLDER", help="of the files (the package's own)")
-
-
-def _path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; give a name")
-    return Path(text)
+    verifying.add_argument(
+        "folder", type=path_argument, nargs="?", metavar="FOLDER", help="of the files (the package's own)"
+    )
 
 
 def _write(arguments: argparse.Namespace) -> int:
