@@ -88,7 +88,7 @@ def permute_dims(z: Array, permutations: NDArray[np.integer]) -> Array:
     return z[permutations, numpy.arange(z.shape[1])]
 
 
-def total_correlation(logits: Array) -> Scalar:
+def discriminator_total_correlation(logits: Array) -> Scalar:
     """Density-ratio estimate of TC = KL(q(z) || prod_d q(z_d)), mean_i [ l_i,real - l_i,permuted ].
 
     Source: Kim & Mnih 2018, eq. 3. As good as the discriminator: one that tells nothing apart gives 0, and an
@@ -108,11 +108,11 @@ def total_correlation(logits: Array) -> Scalar:
     InputError, TypeError
         logits is not a finite (M, 2) array.
     """
-    checks.matrices("total_correlation", logits=logits)
+    checks.matrices("discriminator_total_correlation", logits=logits)
     if logits.shape[1] != 2:
         raise InputError(
-            f"total_correlation: logits are {logits.shape}; the discriminator's two for each sample, (M, 2), are "
-            "needed: discriminate(discriminator, z)"
+            f"discriminator_total_correlation: logits are {logits.shape}; the discriminator's two for each sample, "
+            "(M, 2), are needed: discriminate(discriminator, z)"
         )
     return np.sum(logits[:, 0] - logits[:, 1]) / len(logits)  # over the batch
 

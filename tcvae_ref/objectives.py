@@ -130,8 +130,8 @@ def factor_vae(terms: ElboTerms, total_correlation: Scalar, tc_weight: float) ->
     ----------
     terms : ElboTerms
     total_correlation : scalar
-        TC by the discriminator (`tcvae_ref.discriminator.total_correlation`), nats; not that of `terms`, which is
-        estimated from the batch.
+        TC by the discriminator, nats (`tcvae_ref.discriminator.discriminator_total_correlation`); not that of `terms`,
+        which is estimated from the batch.
     tc_weight : float
 
     Returns

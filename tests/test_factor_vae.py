@@ -15,10 +15,10 @@ from tcvae_ref.data import grid, render
 from tcvae_ref.discriminator import (
     discriminate,
     discriminator_loss,
+    discriminator_total_correlation,
     initial_discriminator,
     leaky_relu,
     permute_dims,
-    total_correlation,
 )
 from tcvae_ref.objectives import ElboTerms, factor_vae, vae
 from tcvae_ref.training import Settings, TrainingDiverged, adam_step, initial_adam_state, initial_state, train
@@ -92,14 +92,16 @@ class TestDiscriminator:
         logits = as_torch(discriminator)(theirs)
         tc = (logits[:, :1] - logits[:, 1:]).mean()
         tc.backward()
-        ours, gradient = value_and_grad(lambda z: total_correlation(discriminate(discriminator, z)))(z)
+        ours, gradient = value_and_grad(lambda z: discriminator_total_correlation(discriminate(discriminator, z)))(z)
         assert ours == pytest.approx(tc.item(), rel=1e-12)
         np.testing.assert_allclose(gradient, theirs.grad.numpy(), rtol=1e-10)
 
     def test_codes_are_no_logits_and_a_generator_is_no_permutation(self):
         z = np.zeros((6, 10))
-        with pytest.raises(InputError, match=r"logits are \(6, 10\); the discriminator's two"):
-            total_correlation(z)
+        with pytest.raises(
+            InputError, match=r"^discriminator_total_correlation: logits are \(6, 10\); the discriminator's two"
+        ):
+            discriminator_total_correlation(z)
         whole = np.tile(np.arange(6)[:, None], 10)
         for wrong in (np.random.default_rng(0), whole.astype(float), whole[:, :9], 0 * whole):
             with pytest.raises(InputError, match="each column must hold"):
@@ -117,7 +119,7 @@ class TestDiscriminator:
         discriminator[-2] *= 0
         discriminator[-1] *= 0
         assert discriminator_loss(discriminator, z, z_permuted) == pytest.approx(np.log(2))
-        assert total_correlation(discriminate(discriminator, z)) == 0.0
+        assert discriminator_total_correlation(discriminate(discriminator, z)) == 0.0
 
     def test_float32_all_the_way(self):
         discriminator, z, z_permuted = self.problem()
@@ -126,7 +128,7 @@ class TestDiscriminator:
             *map(np.float32, (z, z_permuted)),
         )
         assert {g.dtype for g in grad(discriminator_loss)(discriminator, z, z_permuted)} == {np.dtype(np.float32)}
-        assert grad(lambda z: total_correlation(discriminate(discriminator, z)))(z).dtype == np.float32
+        assert grad(lambda z: discriminator_total_correlation(discriminate(discriminator, z)))(z).dtype == np.float32
 
     def test_leaky_relu(self):
         np.testing.assert_array_equal(leaky_relu(np.array([-5.0, 0.0, 3.0])), [-1.0, 0.0, 3.0])
@@ -183,10 +185,10 @@ class TestKnownTotalCorrelation:
         for step in range(1000):
             slowing = dataclasses.replace(settings, discriminator_rate=3e-3 * (1.0 - 0.99 * step / 1000))
             adversary_step(slowing, adversary, codes(256), codes(256), step, adam_update)
-        estimated = float(total_correlation(discriminate(adversary.discriminator, codes(50_000))))
+        estimated = float(discriminator_total_correlation(discriminate(adversary.discriminator, codes(50_000))))
         assert abs(estimated - exact) < max(0.1 * exact, 0.2)
         uncorrelated = rng.standard_normal((50_000, 4)).astype(np.float32)
-        assert float(total_correlation(discriminate(adversary.discriminator, uncorrelated))) < -exact
+        assert float(discriminator_total_correlation(discriminate(adversary.discriminator, uncorrelated))) < -exact
 
 
 class TestObjective:
@@ -202,7 +204,7 @@ class TestObjective:
         loss, record = loss_and_record(TINY, state.parameters, [], D, x, eps, 72, 0)
         assert record.terms.shape == (6,)
         assert loss == pytest.approx(-(record.terms[0] - record.terms[1] - 6.0 * record.terms[5]), rel=1e-6)
-        assert record.terms[5] == pytest.approx(float(total_correlation(discriminate(D, record.z))))
+        assert record.terms[5] == pytest.approx(float(discriminator_total_correlation(discriminate(D, record.z))))
 
     def test_gradient_by_finite_differences(self):
         """The discriminator's TC moves the encoder."""

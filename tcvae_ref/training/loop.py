@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tcvae_ref.checks import NotFinite
 from tcvae_ref.data.factors import FactorDataset
-from tcvae_ref.discriminator import discriminate, total_correlation
+from tcvae_ref.discriminator import discriminate, discriminator_total_correlation
 from tcvae_ref.gaussian import reparameterise
 from tcvae_ref.objectives import ElboTerms, elbo_terms
 from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state, require_finite
@@ -161,7 +161,7 @@ def loss_and_record(
     if settings.objective != "beta-tcvae":
         expected_log_qz = _recorded_only(expected_log_qz)
     terms = elbo_terms(log_px, z, mu, log_var, dataset_size, expected_log_qz, log_prior(settings, prior))
-    tc = total_correlation(discriminate(discriminator, z)) if discriminator else None
+    tc = discriminator_total_correlation(discriminate(discriminator, z)) if discriminator else None
     objective = settings.objective_at(step, tc)(terms)
     values = np.array([float(getval(term)) for term in (*terms, *([] if tc is None else [tc]))])
     return -objective, StepRecord(values, getval(z), of_encoder + of_decoder)
