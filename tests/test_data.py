@@ -92,7 +92,7 @@ class TestGrids:
     def test_sizes(self):
         assert {name: len(grid(name)) for name in GRIDS} == {
             "hearts": 1536,
-            "tiny": 1536,
+            "tiny": 192,
             "small": 5760,
             "medium": 46_080,
             "full": 737_280,

@@ -141,6 +141,16 @@ class TestFiles:
         assert len(set(keys)) == 3
 
     @pytest.mark.parametrize(
+        ("kind", "name", "sizes"), [("grid", "hearts", [1, 6, 1, 16, 16]), ("heads", "tiny", [4, 5, 3, 3])]
+    )
+    def test_a_named_grid_is_its_sizes(self, kind, name, sizes):
+        named, sized = (
+            parse(about={"seeds": [0]}, base={"data": {kind: said}}, grid={"beta": 1}).runs[0] for said in (name, sizes)
+        )
+        assert getattr(named.source, kind) == tuple(sizes)
+        assert named.key == sized.key
+
+    @pytest.mark.parametrize(
         ("tables", "said"),
         [
             ({"grid": {"betta": [1]}}, "did you mean 'beta'"),

@@ -586,8 +586,15 @@ class TestRun:
 
     def test_other_data(self, tmp_path, data):
         run = self.start(tmp_path, data)
-        with pytest.raises(InputError, match="not the data set"):
-            run.check_data(render(grid((1, 2, 1, 6, 5))))
+        other = render(grid((1, 2, 1, 6, 5)))
+        for source, remedy in (
+            (run.source, "not the data set .*; another version of tcvae-ref rendered that"),
+            (DataSource(heads="tiny"), "another version of tcvae-ref rendered that"),
+            (DataSource(file="a.npz"), "restore that file"),
+            (DataSource(named="discs"), "the package that brings 'discs'"),
+        ):
+            with pytest.raises(InputError, match=remedy):
+                run._replace(source=source).check_data(other)
 
     def test_damaged_files(self, tmp_path, data):
         run = self.start(tmp_path, data)

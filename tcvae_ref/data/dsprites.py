@@ -40,7 +40,7 @@ FACTORS = (
 
 GRIDS: dict[str, tuple[int, ...]] = {
     "hearts": (1, 6, 1, 16, 16),
-    "tiny": (1, 3, 8, 8, 8),
+    "tiny": (1, 3, 4, 4, 4),
     "small": (3, 3, 10, 8, 8),
     "medium": (3, 6, 10, 16, 16),
     "full": (3, 6, 40, 32, 32),

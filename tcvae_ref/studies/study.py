@@ -314,10 +314,10 @@ def _source(where: str, given: Any) -> DataSource:
         source = DataSource.from_json({**DataSource._field_defaults, **given})
         paths = {name: str(real_path(Path(path))) for name in PATHS if (path := getattr(source, name)) is not None}
         source = DataSource(**{**source._asdict(), **paths})
-        if source.grid is not None:
-            sprite_grid(source.grid)
+        if source.grid is not None:  # by its sizes, so that a name and its sizes are one run
+            source = source._replace(grid=sprite_grid(source.grid).sizes)
         if source.heads is not None:
-            head_grid(source.heads)
+            source = source._replace(heads=head_grid(source.heads).sizes)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return source

@@ -106,11 +106,11 @@ class Run(NamedTuple):
     def check_data(self, data: FactorDataset) -> None:
         """Require the data this run was started on."""
         if digest(data) != self.data_digest:
-            remedy = (
-                f"the package that brings {self.source.named!r} must give the same images each time"
-                if self.source.named
-                else "restore that file"
-            )
+            remedy = "restore that file"
+            if self.source.named:
+                remedy = f"the package that brings {self.source.named!r} must give the same images each time"
+            elif self.source.kind in ("grid", "heads"):
+                remedy = "another version of tcvae-ref rendered that: take it, or start a new run"
             raise InputError(f"{self.folder}: {data.name} is not the data set this run was started on; {remedy}")
 
     def save(self, state: TrainingState) -> None:
