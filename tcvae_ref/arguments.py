@@ -10,10 +10,10 @@ from tcvae_ref import checks
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints keep to one line, whatever was given."""
+    """A parser whose errors keep to one line, whatever was given."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain, with the option that may be meant in place of an unknown one, and exit with status 2."""
+        """Say what is wrong, with the option that may be meant in place of an unknown one, and exit with status 2."""
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         near = difflib.get_close_matches(unknown[1], self._options(), n=1, cutoff=0.7) if unknown else []
         super().error(checks.one_line(message) + (f"; did you mean {near[0]}?" if near else ""))

@@ -1,4 +1,4 @@
-"""Every complaint about an argument: what was given, what is allowed, what to do.
+"""Every error about an argument: what was given, what is allowed, what to do.
 
 Arguments are rejected, never repaired: nothing is clipped, cast or broadcast. Shapes are read from
 `.shape`, because under autograd an array travels in a box.
@@ -29,11 +29,11 @@ class InputTypeError(InputError, TypeError):
 
 
 _LONGEST = 2000
-"""Characters of a complaint that is shown."""
+"""Characters of an error message that are shown."""
 
 
 def one_line(text: str) -> str:
-    """A complaint for a terminal: what would break its line or move it, out of a file's names, is written as an escape.
+    """A message for a terminal: what would break its line or move it, out of a file's names, is written as an escape.
 
     One that is longer than a screen is shortened in its middle.
     """
@@ -283,7 +283,7 @@ def whole_data_set(where: str, posteriors: int, dataset_size: int) -> int:
 
 
 def option(where: str, name: str, value: str, allowed: Iterable[str]) -> str:
-    """Require one of the `allowed` words; the complaint suggests the nearest."""
+    """Require one of the `allowed` words; the error suggests the nearest."""
     words = list(allowed)
     if value not in words:
         near = difflib.get_close_matches(str(value), words, n=1, cutoff=0.4)

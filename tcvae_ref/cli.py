@@ -138,14 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     rendering.add_argument(
         "--grid", type=grid_argument, default="hearts", help=f"{', '.join(GRIDS)}, or five sizes (hearts)"
     )
-    rendering.add_argument("--out", type=path_argument, required=True, metavar="FILE")
+    rendering.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="the npz that is written")
     verifying = actions.add_parser("verify", help="how many images of a real file the re-rendering reproduces")
     verifying.set_defaults(run=_data_verify)
-    verifying.add_argument("file", type=path_argument, metavar="FILE")
+    verifying.add_argument("file", type=path_argument, metavar="FILE", help="an npz of the official form")
     showing = actions.add_parser("show", help="draw some of the images")
     showing.set_defaults(run=_data_show)
     add_images(showing)
-    showing.add_argument("--out", type=path_argument, required=True, metavar="PNG")
+    showing.add_argument("--out", type=path_argument, required=True, metavar="PNG", help="the picture that is written")
 
     add_commands(commands)
     add_selftest(commands.add_parser("selftest", help="certify the reference and the kernels on this machine"))

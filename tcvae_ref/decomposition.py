@@ -46,7 +46,7 @@ def kl_terms(
     dataset_size : int
         N.
     expected_log_qz : function
-        One of `tcvae_ref.estimators.expected_log_qz_*`, or its equal.
+        One of `tcvae_ref.estimators.expected_log_qz_*`, or another function of their signature.
     log_prior : function
         log p(z), a product over dimensions: the standard normal, or one of `tcvae_ref.priors`.
 

@@ -33,7 +33,7 @@ from PyTorch, where encoder(x) returns mu and log_var and each batch brings its 
   numpy.savez("model.npz", mu=mu, log_var=log_var, factors=factors, factor_names=["scale", "posX"])
 
 Every input of the data set once; log_var is the logarithm of the variance, so 2 * log_std. In place of mu and log_var,
-codes (N, D) alone; the scores which need the widths are then left out. weights (N,) may give p(n).
+codes (N, D) alone; the scores which need log_var are then left out. weights (N,) may give p(n).
 """
 
 
@@ -53,7 +53,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         type=words_argument,
         action="extend",
         metavar="NAME,...",
-        help=f"what to compute, or {ALL} ({', '.join(USUAL)}; of codes alone, what can be)",
+        help=f"what to compute, or {ALL} ({', '.join(USUAL)}; without log_var, every score that needs none)",
     )
     parser.add_argument("--json", type=path_argument, metavar="FILE", help="where the numbers go (beside the model)")
     parser.add_argument("--samples", type=int, default=10_000, help="of z, for the Monte-Carlo terms (10000)")

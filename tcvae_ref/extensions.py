@@ -30,7 +30,7 @@ GROUPS = {
 
 
 def entries(kind: str, own: Collection[str] = ()) -> dict[str, importlib.metadata.EntryPoint]:
-    """Other packages' entries of a kind by name; a name of the house's `own` is not given away."""
+    """Other packages' entries of a kind by name; the names of this package's `own` cannot be replaced."""
     return {entry.name: entry for entry in _found(kind) if entry.name not in own}
 
 
@@ -51,7 +51,7 @@ class LeftOut(UserWarning):
 def usable(kind: str, own: Collection[str], use: Callable[[str], Any]) -> dict[str, Any]:
     """What other packages add, by name, each as use(name) gives it.
 
-    What use(name) refuses is left out with a warning: no package takes away what others say, or the house.
+    What use(name) refuses is left out with a warning: no package takes away what others add, or what is here.
     """
     found = {}
     for name in names(kind, own):

@@ -105,7 +105,7 @@ def encode(encoder: Layers, x: Array, hidden_layer: Layer = relu_layer) -> tuple
     encoder : Layers
     x : (M, P)
     hidden_layer : function
-        `relu_layer` or its equal.
+        `relu_layer`, or another function of its signature.
 
     Returns
     -------
@@ -128,9 +128,9 @@ def decode(decoder: Layers, z: Array, hidden_layer: Layer = tanh_layer, output_l
     decoder : Layers
     z : (M, D)
     hidden_layer : function
-        `tanh_layer` or its equal.
+        `tanh_layer`, or another function of its signature.
     output_layer : function
-        `linear_layer` or its equal.
+        `linear_layer`, or another function of its signature.
 
     Returns
     -------

@@ -46,7 +46,8 @@ def elbo_terms(
     dataset_size : int
         N.
     expected_log_qz : function
-        The estimator of log q(z): one of `tcvae_ref.estimators.expected_log_qz_*`, or its equal.
+        The estimator of log q(z): one of `tcvae_ref.estimators.expected_log_qz_*`, or another function of their
+        signature.
     log_prior : function
         log p(z): the standard normal, or one of `tcvae_ref.priors`, with which `kl` is mean_i [ log q(z_i|n_i) -
         log p(z_i) ].

@@ -112,7 +112,7 @@ def read(path: Path) -> Representation:
 
 
 def _check_names(path: Path, held: list[str]) -> None:
-    """Require mu and log_var, or codes, and factors; the complaint names what the file has that sounds alike."""
+    """Require mu and log_var, or codes, and factors; the error names what the file has that sounds alike."""
     with zipfile.ZipFile(path) as archive:
         everything = sorted(member.removesuffix(".npy") for member in archive.namelist())
     others = [name for name in everything if name not in ARRAYS]

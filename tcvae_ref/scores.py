@@ -142,7 +142,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "mig-monte-carlo": Recipe(_monte_carlo, "the same quantity from samples, as the paper's code does", widths=True),
     "mig-binned": Recipe(
-        lambda task: task.binned, "another quantity: means in 20 bins, no widths (disentanglement_lib's MIG)"
+        lambda task: task.binned, "another quantity: means in 20 bins, without log_var (disentanglement_lib's MIG)"
     ),
     "mig-sup": Recipe(
         lambda task: mig_sup(task.quadrature), "gap between the two factors a code tells most of", widths=True

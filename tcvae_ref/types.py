@@ -40,10 +40,10 @@ class ExpectedLogQz(NamedTuple):
 
 
 LogQzEstimator: TypeAlias = Callable[[Array, Array, Array, int], LogQz]
-"""`log_qz(z, mu, log_var, dataset_size)`: any function of `tcvae_ref.estimators` or its equal."""
+"""`log_qz(z, mu, log_var, dataset_size)`: a function of `tcvae_ref.estimators`, or another of its signature."""
 
 ExpectedLogQzEstimator: TypeAlias = Callable[[Array, Array, Array, int], ExpectedLogQz]
-"""`expected_log_qz(z, mu, log_var, dataset_size)`: any of `tcvae_ref.estimators` or its equal."""
+"""`expected_log_qz(z, mu, log_var, dataset_size)`: one of `tcvae_ref.estimators`, or another of its signature."""
 
 LogPrior: TypeAlias = Callable[[Array], Array]
 """`log_prior(z)`: log p(z_i) of samples (M, D) -> (M,), nats; `tcvae_ref.gaussian.log_standard_normal` or another."""

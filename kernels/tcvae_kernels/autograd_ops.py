@@ -16,7 +16,7 @@ from tcvae_ref import checks
 from tcvae_ref.types import Array, ExpectedLogQz, LogQz
 
 WHERE = "tcvae_kernels"
-"""Who complains."""
+"""Begins every error message."""
 
 
 @primitive  # type: ignore[untyped-decorator]

@@ -451,7 +451,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="256,512,1024,2048,4096,8192,16384", help="batch sizes M (%(default)s)")
     parser.add_argument("--dims", default="2,10,64", help="latent dimensions D (%(default)s)")
     parser.add_argument("--dtypes", default="float64,float32", help="(%(default)s)")
-    parser.add_argument("--peers", default=",".join(PEERS), help="(%(default)s); kernels always takes part")
+    parser.add_argument("--peers", default=",".join(PEERS), help="what is timed (%(default)s); kernels always is")
     parser.add_argument("--rounds", type=int, default=9, help="times each peer is timed (%(default)s)")
     parser.add_argument("--pause", type=float, default=0.2, metavar="S", help="seconds between turns (%(default)s)")
     parser.add_argument("--threads", type=int, metavar="T", help="cores that may be used (all)")

@@ -83,7 +83,7 @@ def find(root: Path) -> tuple[Path, Path]:
     Raises
     ------
     InputError
-        None of `LAYOUTS` is there; the complaint says if only the list is missing, or the pictures are not unpacked.
+        None of `LAYOUTS` is there; the error says if only the list is missing, or the pictures are not unpacked.
     """
     bases = [root / name for name in _INSIDE]
     places = [(base / pictures, base / attributes) for base in bases for pictures, attributes in LAYOUTS]

@@ -1,4 +1,4 @@
-"""Sums over the components met so far, on disk: a long decomposition goes on where it was stopped."""
+"""Sums over the components read so far, on disk: a long decomposition goes on where it was stopped."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -65,7 +65,7 @@ def decomposition_exact(
     z_s = mu_n + sigma_n eps_s with n = index_s; log q(z_s) and log q(z_sd) against all N posteriors, z_s's own among
     them; MI, TC and DWKL are means over the same samples.
 
-    The components are met in chunks, whose sums merge in order: mu and log_var are never copied whole, and the result
+    The components are read in chunks, whose sums merge in order: mu and log_var are never copied whole, and the result
     depends in its last bits on `chunk_size` and on nothing else: not on `block_bytes`, on threads, on the workers of
     a cluster, or on having been stopped. Besides a block and a chunk it takes some 100 bytes for each of S (D + 1)
     sums.
@@ -80,7 +80,8 @@ def decomposition_exact(
     eps : (S, D)
         Standard normal noise.
     log_qz : function
-        `log_qz_exact` or its equal; called as log_qz(z, mu, log_var, n) with some samples and a chunk of n components.
+        `log_qz_exact`, or another function of its signature; called as log_qz(z, mu, log_var, n) with some samples and
+        a chunk of n components.
     block_bytes : int
         Samples are given to `log_qz` in blocks whose pairwise log-densities, if they are made, fill about this much
         memory, though no less than one sample against one chunk. Kernels make none: 2**36 gives them all samples.

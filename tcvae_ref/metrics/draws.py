@@ -61,7 +61,7 @@ def inputs(
     Parameters
     ----------
     where : str
-        The metric, for complaints.
+        The metric, for error messages.
     codes : (N, D)
     classes : (N, K) of int
     weights : (N,), optional

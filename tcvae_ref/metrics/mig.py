@@ -70,7 +70,7 @@ def prepared(
     Parameters
     ----------
     where : str
-        The recipe, for complaints.
+        The recipe, for error messages.
     mu, log_var : (N, D)
         The posteriors of all inputs, D >= 2.
     classes : (N, K) of int

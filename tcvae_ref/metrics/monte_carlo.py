@@ -17,7 +17,7 @@ _BLOCK = 2**20  # log-densities held at a time
 _MOST_SAMPLES = 2**31 - 1
 
 LogDensity: TypeAlias = Callable[[Array, Array, Array, Array], Array]
-"""`log_density(points, mu, log_var, log_weights)` : (P,), that of this module or its equal."""
+"""`log_density(points, mu, log_var, log_weights)` : (P,), that of this module, or another of its signature."""
 
 
 def log_density(points: Array, mu: Array, log_var: Array, log_weights: Array) -> Array:

@@ -95,7 +95,7 @@ def group_densities(
 
 
 GroupDensities: TypeAlias = Callable[[Integers, Integers, Floats, Floats, Floats, Rows, tuple[int, int]], Floats]
-"""`group_densities` or its equal."""
+"""`group_densities`, or another function of its signature."""
 
 
 class Octave(NamedTuple):

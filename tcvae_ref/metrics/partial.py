@@ -1,6 +1,6 @@
 """What is known of the aggregate posterior after some of its components, and how two such parts become one.
 
-A sum of exponentials over components n, sum_n exp(a_n), is carried as exp(m) * s with m the largest exponent met so
+A sum of exponentials over components n, sum_n exp(a_n), is carried as exp(m) * s with m the largest exponent seen so
 far. Two of them, over different components, merge into
 
     m = max(m_1, m_2),    s = s_1 exp(m_1 - m) + s_2 exp(m_2 - m)
@@ -86,7 +86,7 @@ class Task(NamedTuple):
     """How a chunk of components is summed."""
 
     log_qz: LogQzEstimator
-    """`tcvae_ref.estimators.log_qz_exact` or its equal."""
+    """`tcvae_ref.estimators.log_qz_exact`, or another function of its signature."""
     samples: int
     """Given to it at a time; no result depends on it."""
     digested: bool

@@ -1,4 +1,4 @@
-"""Posteriors in memory, or in a file larger than memory, met chunk by chunk."""
+"""Posteriors in memory, or in a file larger than memory, read chunk by chunk."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias

@@ -63,7 +63,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--framework", metavar="F", help="whose tensors it takes (found by what it imports)")
     group = parser.add_argument_group("how the target is called, where its names do not say")
     group.add_argument("--args", metavar="NAME=THEIRS,...", help="its parameters, such as z=latent,mu=mean")
-    group.add_argument("--width", metavar="W", help="what its width is: log-var, log-std, std or var")
+    group.add_argument("--width", metavar="W", help="what holds the posteriors' width: log-var, log-std, std or var")
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--returns", metavar="Q,...", help="what it returns, such as mi,tc,dwkl or tc=total,mi=info")
     group.add_argument("--weights", metavar="NAME=X,...", help="of the penalty it returns: alpha=1,beta=6,gamma=1")

@@ -8,7 +8,7 @@ import numpy as np
 from tcvae_ref.oracle.types import VACUOUS, Element, Enclosure
 from tcvae_ref.types import Array
 
-_TINY = 1e-290  # the size of what underflow may cost: never worth a complaint
+_TINY = 1e-290  # the size of what underflow may cost: never counted
 
 
 class Comparison(NamedTuple):

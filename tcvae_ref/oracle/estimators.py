@@ -126,7 +126,7 @@ OWN = {
     "minibatch": Estimator(_minibatch, "w_ij = 1 / M"),
     "exact": Estimator(_minibatch, "w_ij = 1 / M, and M = N", whole_data_set=True),
 }
-"""The house's own, by their names on the command line: the table in `tcvae_ref.estimators`."""
+"""This package's own, by their names on the command line: the table in `tcvae_ref.estimators`."""
 
 
 def names() -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str, where: str = "oracle") -> Estimator:
-    """An estimator by its name; complaints begin with `where`.
+    """An estimator by its name; error messages begin with `where`.
 
     Raises
     ------

@@ -38,7 +38,7 @@ def in_words(error: BaseException) -> str:
 
 @contextmanager
 def looked_at(where: str) -> Iterator[None]:
-    """Look at an object; what is raised beyond this package meanwhile, such as by its properties, is a complaint.
+    """Look at an object; what is raised beyond this package meanwhile, such as by its properties, is an InputError.
 
     Raises
     ------

@@ -27,7 +27,7 @@ def map_arguments(
     Parameters
     ----------
     where : str
-        Begins every complaint.
+        Begins every error message.
     function : callable
     arguments : mapping, optional
         Canonical argument -> name of the function's parameter, for names that are not understood.

@@ -1,4 +1,4 @@
-"""The derivation of `tolerance` for the form the house itself computes in, which reaches further than others may.
+"""The derivation of `tolerance` for the form this package computes in, which reaches further than others may.
 
 `tcvae_ref` and its kernels take (z - mu) exp(-log_var / 2), then its square: no precision exp(-log_var) is formed, so
 log-variances of +-700 fit float64, and the largest term of a log-sum-exp is computed once. All else is as derived
@@ -32,7 +32,7 @@ NO_CUT = Cut(0.0, 1.0)
 
 
 def allowances(case: Case, estimator: str, dtype: str, primitives: Primitives, cut: Cut = NO_CUT) -> Allowances:
-    """Bound the error of every quantity and gradient of a case in the house's own form.
+    """Bound the error of every quantity and gradient of a case in this package's own form.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
         "--bind", metavar="NAME=LITERAL", action="append", help="a parameter of the loss, always the same"
     )
     group.add_argument("--args", metavar="NAME=THEIRS,...", help="parameters of the loss: z=code, x=img, decoded=out")
-    group.add_argument("--width", metavar="W", help="what the loss's width is: log-var, log-std, std or var")
+    group.add_argument("--width", metavar="W", help="what holds the posteriors' width: log-var, log-std, std or var")
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")

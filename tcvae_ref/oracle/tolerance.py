@@ -180,7 +180,7 @@ class _Derivation:
         weights = estimators.find(estimator)
         self.log_w = _log_weights(weights, M, N)
         terms = math.log(M) + (math.log(N) if weights.uses_dataset_size else 0.0)
-        largest = float(np.max(np.abs(self.log_w)))  # of another package's; the house's are within their terms
+        largest = float(np.max(np.abs(self.log_w)))  # of another package's; this one's are within their terms
         self.log_w_terms = terms if largest <= terms * _OWN_ROUNDING else largest
         L = -0.5 * (self.q + self.log_var + LOG_2PI)
         self.S = L.sum(axis=2)

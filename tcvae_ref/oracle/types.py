@@ -11,7 +11,7 @@ from tcvae_ref.oracle.estimators import OWN
 from tcvae_ref.types import Array
 
 ESTIMATORS = tuple(OWN)
-"""The house's own estimators, by their names on the command line; `estimators.names` has those of others too."""
+"""This package's own estimators, by their names on the command line; `estimators.names` has those of others too."""
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 

@@ -27,7 +27,7 @@ SHAPES = ((5, 3, 40), (7, 2, 100))
 COUNT = 18
 """Cases of a size; there are six unknowns."""
 IMAGES_OF_A_BATCH = 6
-"""Batches of images that one batch of z is met with, to see what a loss makes of images."""
+"""Batches of images that one batch of z is combined with, to see what a loss makes of images."""
 FITS = {"float64": 1e-9, "float32": 1e-4}
 """How far off, relative to the terms, the equation may be."""
 EQUAL = {"float64": 1e-6, "float32": 2e-3}
@@ -113,7 +113,7 @@ def effective(loss: StepLoss, called: Calls, estimator: str) -> Effective:
 def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, float]:
     """Likelihood -> weight of the reconstruction, of those that explain how a loss of images changes with them.
 
-    One batch of z, mu and widths is met with several batches of images: what changes is the reconstruction alone,
+    One batch of z, mu and widths is combined with several batches of images: what changes is the reconstruction alone,
     whatever the penalty is. A constant in log p(x|z) does not show.
 
     Raises

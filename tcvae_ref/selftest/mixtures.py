@@ -1,6 +1,6 @@
 """Mixtures of one dimension: the kernels' density at many points, entropies and MIG within the errors they state.
 
-Entropies are enclosed by Arb's rigorous integration, which mpmath has no equal of.
+Entropies are enclosed by Arb's rigorous integration, for which mpmath has nothing.
 """
 
 import itertools

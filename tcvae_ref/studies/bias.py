@@ -94,7 +94,7 @@ def measure(
     estimators : mapping
         Those that work on a batch, by name.
     log_qz_exact : function
-        `tcvae_ref.estimators.log_qz_exact` or its equal.
+        `tcvae_ref.estimators.log_qz_exact`, or another function of its signature.
     progress : function
         Called as progress(done, total).
 

@@ -1,4 +1,4 @@
-"""The weights of minibatch stratified sampling as published, down a column: to measure what the slip costs.
+"""The weights of minibatch stratified sampling as published, down a column: to measure what the bug costs.
 
 For studies alone. An estimate to be trusted is `tcvae_ref.estimators.log_qz_mss`.
 """

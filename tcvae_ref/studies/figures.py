@@ -358,7 +358,7 @@ def _bias(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", str]]:
 
 
 def _sensitivity(study: Study, rows: Sequence[Row]) -> list[tuple[str, "Figure", str]]:
-    """A panel for each dial: every model a line, all against the model's MIG by quadrature in its shade."""
+    """A panel for each hyper-parameter: every model a line, all against the model's MIG by quadrature in its shade."""
     dials = list(dict.fromkeys((row["metric"], row["dial"]) for row in rows if row["dial"]))
     columns = min(4, len(dials) + 1)
     figure, axes = _sheet(-(-(len(dials) + 1) // columns), columns, 2.6, 2.3)

@@ -56,7 +56,7 @@ class Dial(NamedTuple):
     usual: float
     """The value it keeps while others are moved."""
     least: int | None = None
-    """Where it is a whole number, its least; other dials are real numbers of at least 0."""
+    """Where it is a whole number, its least; others are real numbers of at least 0."""
 
 
 DIALS: dict[str, Dial] = {
@@ -78,7 +78,7 @@ REPEATS = "repeats"
 
 
 def settings(numbers: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], int]:
-    """Values of every dial, and the seeds each is scored with, out of a study's table [sensitivity].
+    """Values of every hyper-parameter, and the seeds each is scored with, out of a study's table [sensitivity].
 
     Raises
     ------
@@ -113,7 +113,7 @@ def measure(
     progress: ProgressHook,
     log_density: LogDensity = log_density,
 ) -> list[dict[str, Any]]:
-    """Score one model with every setting of every dial.
+    """Score one model with every setting of every hyper-parameter (`dial`).
 
     Parameters
     ----------
@@ -124,13 +124,13 @@ def measure(
     progress : function
         Called as progress(done, total).
     log_density : function
-        Of `tcvae_ref.metrics.monte_carlo`, or its equal.
+        Of `tcvae_ref.metrics.monte_carlo`, or another function of its signature.
 
     Returns
     -------
     list of dict
         metric, dial, value, repeat, score, reason: a score that cannot be had is None, for this reason. `mig` is there
-        once, without a dial: by quadrature, it has none.
+        once, without one: by quadrature, it has none.
     """
 
     def monte_carlo(of: Representation, seed: int, given: dict[str, Any]) -> float:
@@ -168,21 +168,24 @@ def measure(
 
 
 class Movement(NamedTuple):
-    """What one dial does to the scores of some models."""
+    """What one hyper-parameter does to the scores of some models."""
 
     metric: str
     dial: str
     range: float
-    """Median over models: greatest minus least score over the dial's values, each the mean over repeats."""
+    """Median over models: greatest minus least score over its values, each the mean over repeats."""
     noise: float
     """Median over models and values: standard deviation over repeats."""
     agreement: float
-    """Least Kendall tau over the dial's values: how the models are ordered, against the usual value's order; 0 where
+    """Least Kendall tau over its values: how the models are ordered, against the usual value's order; 0 where
     all models score the same, nan of fewer than three models."""
 
 
 def movements(rows: Sequence[Mapping[str, Any]]) -> list[Movement]:
-    """Summarise the rows of several models (each with its `key`), a line for each dial; of models scored throughout."""
+    """Summarise the rows of several models (each with its `key`), a line for each hyper-parameter.
+
+    Of models scored throughout.
+    """
     found = []
     for metric, dial in dict.fromkeys((row["metric"], row["dial"]) for row in rows if row["dial"]):
         own = [row for row in rows if (row["metric"], row["dial"]) == (metric, dial)]

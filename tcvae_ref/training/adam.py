@@ -13,7 +13,7 @@ _BLOCK = 1 << 15  # numbers updated at a time: the temporaries stay in the cache
 
 
 AdamUpdate: TypeAlias = Callable[[Array, Array, Array, Array, tuple[float, ...]], None]
-"""`adam_update` or its equal."""
+"""`adam_update`, or another function of its signature."""
 
 
 class AdamState(NamedTuple):
@@ -113,7 +113,7 @@ def adam_step(
         t, counted from 1.
     learning_rate, beta1, beta2, epsilon : float
     update : function
-        `adam_update` or its equal.
+        `adam_update`, or another function of its signature.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def adversary_step(
     step : int
         Counted from 0.
     update : function
-        `adam_update` or its equal.
+        `adam_update`, or another function of its signature.
 
     Returns
     -------

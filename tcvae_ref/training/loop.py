@@ -142,7 +142,7 @@ def loss_and_record(
     step : int
         Counted from 0; weights depend on it during their warm-up.
     operations : Operations
-        `NUMPY` or its equal.
+        `NUMPY`, or compiled functions of the same signatures.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def train(
     stop : function
         When it returns True the loop ends after the current step.
     operations : Operations
-        What a step is made of: `NUMPY` or its equal.
+        What a step is made of: `NUMPY`, or compiled functions of the same signatures.
 
     Returns
     -------
