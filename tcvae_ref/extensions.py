@@ -12,7 +12,7 @@ is asked for. `EXTENDING.md` in this folder has an example of each kind.
 
 import importlib.metadata
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from tcvae_ref import checks
@@ -48,13 +48,13 @@ class LeftOut(UserWarning):
     """Something of another package cannot be used, and is left out."""
 
 
-def usable(kind: str, own: Collection[str], use: Callable[[str], Any]) -> dict[str, Any]:
-    """What other packages add, by name, each as use(name) gives it.
+def usable(names: Iterable[str], use: Callable[[str], Any]) -> dict[str, Any]:
+    """What other packages add, by these names, each as use(name) gives it.
 
     What use(name) refuses is left out with a warning: no package takes away what others add, or what is here.
     """
     found = {}
-    for name in names(kind, own):
+    for name in names:
         try:
             found[name] = use(name)
         except InputError as error:

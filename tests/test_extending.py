@@ -145,6 +145,22 @@ def test_an_adapter(package, capsys):
     assert "boxes" in capsys.readouterr().out
 
 
+def test_an_adapter_is_found_by_what_a_loss_refers_to(package, capsys):
+    """And says how its tensors are made in the code that repeats a failure."""
+    Path("losses.py").write_text(
+        "import numpy as np\n"
+        "from my_adapter import Box\n"
+        "def tc_loss(z, mu, log_var, dataset_size):\n"
+        "    return Box(np.mean(z.data))\n"
+    )
+    few = ["--checks", "values", "--max-examples", "10", "--estimator", "mws"]
+    assert cli.main(["check", "losses.py:tc_loss", *few]) == 1
+    out = capsys.readouterr().out
+    assert "(boxes, estimator mws)" in " ".join(out.split())
+    assert "from my_adapter import Box\n" in out
+    assert "t = lambda array: Box(array.astype('float64'))" in out
+
+
 def test_a_mistake(package, capsys):
     Path("losses.py").write_text(
         "import autograd.numpy as np\n"

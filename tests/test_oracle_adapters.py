@@ -10,11 +10,13 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
 import types
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -549,7 +551,7 @@ class TestNames:
     def test_importing_imports_no_framework(self):
         done = run(
             "import sys, tcvae_ref.oracle.adapters as a, tcvae_ref.oracle.primitives\n"
-            "a.available(), a.installed(), a.in_use(), a.for_value(1.0), a.guess(len), a.guess(lambda: 0)\n"
+            "a.available(), a.installed(), a.in_use(), a.packages(), a.guess(len), a.guess(lambda: 0)\n"
             "[a.by_name(n) for n in a.installed()]\n"
             "print({'torch', 'jax', 'jaxlib', 'tensorflow', 'keras', 'mlx', 'mlx.core', 'flint'} & set(sys.modules))"
         )
@@ -575,21 +577,6 @@ class TestNames:
         assert set(any_adapter.dtypes) <= set(DTYPES)
         assert any_adapter.name in {a.name for a in adapters.in_use()}
 
-    def test_for_value(self, any_adapter):
-        tensor = any_adapter.tensor(np.ones(2), "float32")
-        expected = any_adapter.name
-        if expected == "keras":
-            expected = importlib.import_module("keras").backend.backend()
-        assert adapters.for_value(tensor).name == ("numpy" if expected == "autograd" else expected)
-        assert adapters.for_value("text") is None
-
-    def test_for_boxed_value(self):
-        import autograd
-
-        seen = []
-        autograd.grad(lambda x: seen.append(adapters.for_value(x).name) or x)(1.0)
-        assert seen == ["autograd"]
-
     def test_third_party(self, entries, monkeypatch):
         theirs = NumpyAdapter()
         theirs.name = "tinygrad"
@@ -601,7 +588,31 @@ class TestNames:
         monkeypatch.setitem(sys.modules, "tinygrad_pkg", types.ModuleType("tinygrad_pkg"))
         assert adapters.in_use()[-1] is theirs
 
-    def test_broken_third_party(self, entries):
+    def test_third_partys_framework_is_seen_in_code_and_in_tracebacks(self, entries, monkeypatch):
+        theirs = NumpyAdapter()
+        theirs.name, theirs.module = "tinygrad", "tinygrad.tensor"
+        entries(tinygrad=lambda: theirs)
+        text = "import numpy as np\nimport tinygrad\ndef f(z): return tinygrad.exp(z) * np.pi"
+        tiny = module("def exp(z): raise ValueError('no')", "tinygrad")
+        framework = types.ModuleType("tinygrad")
+        framework.exp = tiny["exp"]
+        for name in ("tinygrad", "tinygrad.tensor"):
+            monkeypatch.setitem(sys.modules, name, framework)
+        loss = module(text)["f"]
+        assert adapters.guess(loss) is theirs
+        assert adapters.packages()["tinygrad"] == "tinygrad"
+        with pytest.raises(TargetFault, match=r"raised ValueError: no at <users_module>:3"):
+            common.attempt("the target", lambda: loss(1.0))
+
+    @pytest.mark.parametrize("name", adapters.BUILT_IN)
+    def test_what_belongs_to_a_framework_is_in_its_adapter(self, name):
+        """Nowhere else in the oracle is a decision taken by a framework's name."""
+        oracle = Path(adapters.__file__).parents[1]
+        for path in sorted(oracle.glob("*.py")):
+            decided = re.findall(rf"""(?:[=!]=|\bin) \(?["']{name}["']|["']{name}["']:""", path.read_text())
+            assert not decided, f"{path.name}: {decided}; what belongs to {name} is said by adapters/{name}_adapter.py"
+
+    def test_broken_third_party(self, entries, monkeypatch):
         def broken():
             raise ImportError("no module named tiny")
 
@@ -614,13 +625,15 @@ class TestNames:
             checks.InputError, match=r"adapter 'half': its entry point 'half_pkg:A' has no name, module"
         ):
             adapters.by_name("half")
-        assert adapters.for_value(np.ones(1)).name == "numpy"
+        monkeypatch.setitem(sys.modules, "tinygrad_pkg", types.ModuleType("tinygrad_pkg"))
+        with pytest.warns(extensions.LeftOut, match="left out: adapter 'tinygrad': loading"):
+            assert "numpy" in {adapter.name for adapter in adapters.in_use()}
 
 
-def module(text):
+def module(text, name="users_module"):
     """Functions as a user's module defines them."""
-    namespace = {"__name__": "users_module"}
-    exec(text, namespace)
+    namespace = {"__name__": name}
+    exec(compile(text, f"<{name}>", "exec"), namespace)
     return namespace
 
 

@@ -654,7 +654,7 @@ CATALOGUE: dict[str, Entry] = {entry.id: entry for entries in KINDS.values() for
 
 def added() -> dict[str, Entry]:
     """The mistakes of other packages by their ids."""
-    return extensions.usable("mistake", CATALOGUE, _added)
+    return extensions.usable(extensions.names("mistake", CATALOGUE), _added)
 
 
 def _added(id: str) -> Entry:

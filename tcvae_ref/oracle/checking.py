@@ -69,7 +69,6 @@ CHECKS: dict[str, str] = {
 }
 """Every check by its name. One called blind holds for any estimate of log q(z), and so proves little."""
 
-DEFAULT_DTYPES = ("float64", "float32")
 PACKAGES = ("numpy", "hypothesis", "python-flint")
 """Whose versions a report holds, beside the framework's."""
 PROPERTY_SHARE = 8  # one property check has this many times fewer cases than values and gradients have
@@ -187,12 +186,11 @@ def claims(target: str | Callable[..., Any], **options: Any) -> dict[str, Any]:
 
 
 def _dtypes(adapter: Adapter, asked: Sequence[str] | None) -> tuple[str, ...]:
-    """What is asked for, where the framework computes in it; else the usual ones that it has."""
-    if asked is None and adapter.name != "jax":
-        return tuple(d for d in DEFAULT_DTYPES if d in adapter.dtypes)
-    for dtype in asked or DEFAULT_DTYPES:
+    """What is asked for, or the usual ones of the framework."""
+    dtypes = tuple(asked or adapter.usual_dtypes)
+    for dtype in dtypes:
         adapter.tensor(np.zeros((1, 1)), dtype)  # says what to do where it cannot be had
-    return tuple(asked or DEFAULT_DTYPES)
+    return dtypes
 
 
 def _variants(adapter: Adapter, asked: Sequence[str] | None) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ def _added(name: str, where: str) -> Estimator:
 
 def candidates() -> tuple[str, ...]:
     """What a target that claims nothing may be: one of the whole data set needs N = M, and may be claimed alone."""
-    known = OWN | extensions.usable("weights", OWN, find)
+    known = OWN | extensions.usable(extensions.names("weights", OWN), find)
     return tuple(name for name, estimator in known.items() if not estimator.whole_data_set)
 
 

@@ -1,9 +1,10 @@
 """How a target is called: what each of its parameters receives, and how that is written on a command line."""
 
 import ast
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, key
@@ -54,11 +55,11 @@ class ArgumentMap(NamedTuple):
             known["dataset_size"] = self.size_inside
         return {name: value for name, value in known.items() if name is not None and name not in self.names}
 
-    def call(self, function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    def call(self, function: Callable[..., Any], values: Mapping[str, Any], stack: "Stack") -> Any:
         """Call a target with values by their canonical names."""
         return function(
-            *[_received(slot, values) for slot in self.positional],
-            **{slot.parameter: _received(slot, values) for slot in self.keyword},
+            *[_received(slot, values, stack) for slot in self.positional],
+            **{slot.parameter: _received(slot, values, stack) for slot in self.keyword},
         )
 
     def __str__(self) -> str:
@@ -71,37 +72,16 @@ class ArgumentMap(NamedTuple):
         return ", ".join(texts)
 
 
-_STACKS = {
-    "torch": "torch",
-    "jax": "jax.numpy",
-    "jaxlib": "jax.numpy",
-    "tensorflow": "tensorflow",
-    "mlx": "mlx.core",
-    "autograd": "autograd.numpy",
-    "numpy": "numpy",
-}
-"""Top-level module of a tensor's type -> the module whose `stack(tensors, axis)` takes it."""
+Stack = Callable[[Sequence[Any]], Any]
+"""Tensors of one shape along a new last axis, as the adapter of their framework has it."""
 
 
-def stack(tensors: Sequence[Any]) -> Any:
-    """Tensors of one shape along a new last axis, by their own framework, so that derivatives pass.
-
-    Raises
-    ------
-    InputError
-        The tensors are of a framework whose stack is not known.
-    """
-    roots = [type(tensor).__module__.partition(".")[0] for tensor in tensors]
-    root = next((r for r in roots if r != "numpy"), "numpy")
-    if root not in _STACKS:
-        raise InputError(
-            f"packed: {root} has no known stack; choose a framework of {', '.join(_STACKS)}, "
-            "or write a function that takes mu and the width apart and packs them"
-        )
-    return sys.modules[_STACKS[root]].stack(list(tensors), -1)
+def of_numpy(tensors: Sequence[Any]) -> Any:
+    """NumPy's arrays along a new last axis."""
+    return np.stack(tensors, -1)
 
 
-def _received(slot: Slot, values: Mapping[str, Any]) -> Any:
+def _received(slot: Slot, values: Mapping[str, Any], stack: Stack) -> Any:
     if not slot.arguments:
         return slot.value
     parts = [values[name] for name in slot.arguments]

@@ -5,7 +5,6 @@ of E[log|z - mu|] in log sigma^2; what is left after division by sigma is held t
 gradients follow from the numbers that were returned, for d z/d mu = 1 and d z/d log sigma^2 = (z - mu) / 2 on any draw.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle.adapters import common
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENT_OF, key, keys
 from tcvae_ref.oracle.inference import parameters_of
@@ -165,33 +163,7 @@ class _Sampler:
             return True
         if role == "seed":
             return self.others["key"]
-        return _random_state(self.adapter.name, self.others["key"]) if role == "key" else tensors[role]
-
-
-def _random_state(framework: str, seed: int) -> Any:
-    """What a framework's samplers take: a key of JAX, a generator of PyTorch, NumPy's else."""
-    if framework == "jax":
-        return common.framework("jax").random.key(seed)
-    if framework == "torch":
-        return common.framework("torch").Generator().manual_seed(seed)
-    return np.random.default_rng(seed)
-
-
-@contextlib.contextmanager
-def seeded(framework: str, seed: int) -> Iterator[None]:
-    """Set the global generator that PyTorch's and NumPy's samplers draw from, and put it back: a judgement repeats."""
-    kept = np.random.get_state()  # noqa: NPY002 - somebody else's sampler draws from it
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch = common.framework("torch") if framework == "torch" else None
-    of_torch = torch and torch.default_generator.get_state()
-    try:
-        if torch:
-            torch.default_generator.manual_seed(seed % 2**63)
-        yield
-    finally:
-        np.random.set_state(kept)  # noqa: NPY002
-        if torch:
-            torch.default_generator.set_state(of_torch)
+        return self.adapter.random_state(self.others["key"]) if role == "key" else tensors[role]
 
 
 # --- what the draws show ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tcvae_ref.oracle import adapters
 from tcvae_ref.oracle.records import FOLDER
 from tcvae_ref.oracle.types import ARRAYS, ESTIMATORS, QUANTITIES, Case, CheckResult, Element, Report
 from tcvae_ref.types import Array
@@ -114,16 +115,6 @@ def _number(value: float) -> str:
 
 # --- the call ----------------------------------------------------------------------------------------------
 
-_TENSORS = {
-    "numpy": ([], "{0}.astype(np.{1})"),
-    "autograd": ([], "{0}.astype(np.{1})"),
-    "torch": (["import torch; torch.set_printoptions(precision=17)"], "torch.tensor({0}, dtype=torch.{1})"),
-    "jax": (["import jax; jax.config.update('jax_enable_x64', True)"], "jax.numpy.asarray({0}, dtype='{1}')"),
-    "tensorflow": (["import tensorflow as tf"], "tf.constant({0}, dtype=tf.{1})"),
-    "mlx": (["import mlx.core as mx"], "mx.array({0}, dtype=mx.{1})"),
-}
-"""Framework -> (imports, how an array becomes its tensor)."""
-
 
 def reproduction(report: Report, result: CheckResult, name: str | None = None, folder: Path = FOLDER) -> list[str]:
     """Lines that go on from `given`: the target's answer, the true value, and the command that runs it again."""
@@ -146,13 +137,12 @@ def replay(name: str, folder: Path = FOLDER) -> str:
 def _call(report: Report, result: CheckResult, case: Case) -> list[str]:
     """The target called with the inputs as tensors; nothing where that takes more than a call."""
     passed, name = _passed(report.mapping, case), report.target.rpartition(":")[2]
-    if not passed or report.framework not in _TENSORS or not _NAME.fullmatch(name):
+    if not passed or report.framework not in adapters.available() or not _NAME.fullmatch(name):
         return []
-    if result.dtype == "bfloat16" and report.framework in ("numpy", "autograd"):
-        return []
-    imports, tensor = _TENSORS[report.framework]
+    imported, tensor = adapters.by_name(report.framework).in_python
     convert = f"t = lambda array: {tensor.format('array', result.dtype)}"
-    return [*imports, _found(report), convert, f"print('got', {name.split('.')[-1]}({passed}))"]
+    lines = [imported, _found(report), convert, f"print('got', {name.split('.')[-1]}({passed}))"]
+    return [line for line in lines if line]
 
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")

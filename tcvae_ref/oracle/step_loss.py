@@ -66,7 +66,7 @@ class StepLoss:
     def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """The loss of a batch, as the oracle's quantity `penalty`."""
         given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
-        result = self.arguments.call(self.callable, given)
+        result = self.arguments.call(self.callable, given, self.adapter.stack)
         return {"penalty": _total(result)}
 
     def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A target as it is judged: in one dtype and variant, as one estimator."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Subject:
         inside = target.fixed_weights or {}
         weights = {w: 1.0 for w in ("alpha", "gamma") if w not in target.takes_weights} | inside
         how = (adapter, variant, dtype, estimator, target.parameterisation, primitives)
-        return cls(target.function, *how, weights, target.dataset_size)
+        return cls(replace(target, stack=adapter.stack).function, *how, weights, target.dataset_size)
 
     def receive(self, case: Case) -> Case:
         """The case as the framework receives it: arrays rounded to the dtype and read back, weights and N as inside."""

@@ -11,7 +11,7 @@ from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.foreign import looked_at
 from tcvae_ref.oracle.inference import map_arguments
-from tcvae_ref.oracle.mapping import ArgumentMap
+from tcvae_ref.oracle.mapping import ArgumentMap, Stack, of_numpy
 from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns
 from tcvae_ref.oracle.types import PENALTIES
 
@@ -29,6 +29,8 @@ class Target:
     returns: Returns = None
     fixed_weights: dict[str, float] | None = None
     """Weights of the penalty that the target has inside, and that cases must have too; None if none is known."""
+    stack: Stack = of_numpy
+    """Of its framework's adapter; NumPy's before there is one."""
 
     def function(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """Call the target: a `TensorFunction`, which frameworks can trace.
@@ -38,7 +40,7 @@ class Target:
         TargetFault
             It returned what no quantity is found in, or a quantity of a wrong shape.
         """
-        result = self.arguments.call(self.callable, {**tensors, **constants})
+        result = self.arguments.call(self.callable, {**tensors, **constants}, self.stack)
         values = name_results(result, self.returns, with_penalty=self._with_penalty)
         M, D = tensors["z"].shape
         check_shapes(values, int(M), int(D))

@@ -257,7 +257,7 @@ class _Judge:
         roles = sampler.parameters(function, name)
         self.mapping.append(f"sampler({', '.join(f'{p}={role}' for p, role in roles.items())})")
         try:
-            with sampler.seeded(self.adapter.name, self.seed):
+            with self.adapter.seeded(self.seed):
                 draws = sampler.draw(function, name, self.adapter, self.dtype, self.seed)
         except TargetFault as fault:
             return self.failed("sampler", fault, began)

@@ -14,6 +14,8 @@ ESTIMATORS = tuple(OWN)
 """This package's own estimators, by their names on the command line; `estimators.names` has those of others too."""
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+USUAL_DTYPES = ("float64", "float32")
+"""What a target is judged in where nothing is asked for, as far as its framework has it."""
 
 PARAMETERISATIONS = ("log_var", "log_std", "std", "var")
 """What a target may call the width of a posterior: log sigma^2, log sigma, sigma, sigma^2."""

@@ -17,8 +17,6 @@ from tcvae_ref.oracle.foreign import looked_at
 BUILT_IN = ("torch", "jax", "tensorflow", "keras", "mlx", "autograd", "numpy")
 """Names in the order in which a framework is looked for: those that others are built on come last."""
 
-_INSTALL = {"torch": "torch", "jax": "jax", "tensorflow": "tensorflow", "keras": "keras", "mlx": "mlx[cpu]"}
-
 
 def _built_in(name: str) -> Adapter:
     adapter: Adapter = importlib.import_module(f"{__name__}.{name}_adapter").ADAPTER
@@ -30,6 +28,7 @@ def _third_parties() -> tuple[str, ...]:
 
 
 _NEEDED = (*Adapter.__annotations__, *(name for name in vars(Adapter) if not name.startswith("_")))
+"""What another package's must have, and has where it inherits from `Adapter`."""
 
 
 def _load(name: str) -> Adapter:
@@ -62,9 +61,10 @@ def by_name(name: str) -> Adapter:
     checks.option("by_name", "framework", name, available())
     if name not in BUILT_IN:
         return _load(name)
+    adapter = _built_in(name)
     if not _is_installed(name):
-        raise checks.InputError(f"by_name: framework={name!r} is not installed; pip install '{_INSTALL[name]}'")
-    return _built_in(name)
+        raise checks.InputError(f"by_name: framework={name!r} is not installed; pip install '{adapter.distribution}'")
+    return adapter
 
 
 def chosen(where: str, functions: Sequence[Any], framework: str | None) -> Adapter:
@@ -88,26 +88,25 @@ def chosen(where: str, functions: Sequence[Any], framework: str | None) -> Adapt
     )
 
 
-def in_use() -> tuple[Adapter, ...]:
-    """Adapters of the frameworks that this process has imported, in the order of `BUILT_IN`, third parties' last.
+def _known() -> tuple[Adapter, ...]:
+    """The house's adapters, and other packages' of frameworks that this process has imported.
 
-    A third party's adapter counts when its package has been imported, so that looking imports nothing.
+    Of those only what has its own package or a package of its name in `sys.modules` is loaded: looking imports nothing.
     """
-    own = [_built_in(name) for name in BUILT_IN]
     entries = extensions.entries("adapter", BUILT_IN)
-    theirs = [name for name, entry in entries.items() if entry.module.partition(".")[0] in sys.modules]
-    return (*(a for a in own if a.module in sys.modules), *(a for a in map(_load, theirs) if a.module in sys.modules))
+    near = [name for name, e in entries.items() if {name, e.module.partition(".")[0]} & sys.modules.keys()]
+    theirs = extensions.usable(near, _load).values()
+    return (*map(_built_in, BUILT_IN), *(adapter for adapter in theirs if adapter.module in sys.modules))
 
 
-def for_value(value: Any) -> Adapter | None:
-    """The adapter whose tensor a value is, among the frameworks in use.
+def in_use() -> tuple[Adapter, ...]:
+    """Adapters of the frameworks that this process has imported, in the order of `BUILT_IN`, third parties' last."""
+    return tuple(adapter for adapter in _known() if adapter.module in sys.modules)
 
-    Keras is never the answer, for its tensors are its backend's; an ndarray is NumPy's, only a box is autograd's.
-    """
-    adapters = {adapter.name: adapter for adapter in in_use()}
-    last = [adapters.pop(name) for name in ("numpy", "autograd") if name in adapters]
-    adapters.pop("keras", None)
-    return next((adapter for adapter in (*adapters.values(), *last) if adapter.is_tensor(value)), None)
+
+def packages() -> dict[str, str]:
+    """Top-level package -> the framework it belongs to, of all that are known."""
+    return {package: adapter.name for adapter in _known() for package in adapter.packages}
 
 
 def guess(function: Callable[..., Any]) -> Adapter | None:
@@ -129,7 +128,7 @@ def guess(function: Callable[..., Any]) -> Adapter | None:
     Adapter or None
         None where nothing, or more than one framework, is referred to.
     """
-    found = references.frameworks(function)
+    found = references.frameworks(function, packages())
     if "keras" in found and len(found) == 2 and "keras" in sys.modules:
         found -= {sys.modules["keras"].backend.backend()}
-    return _built_in(found.pop()) if len(found) == 1 else None
+    return next((adapter for adapter in _known() if {adapter.name} == found), None)

@@ -20,7 +20,7 @@ class AutogradAdapter(NumpyAdapter):
     """NumPy arrays, in boxes while they are differentiated."""
 
     name = "autograd"
-    module = "autograd"
+    module = "autograd.numpy"
     differentiable = True
 
     def version(self) -> str:

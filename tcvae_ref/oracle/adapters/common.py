@@ -8,18 +8,19 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from tcvae_ref.oracle import adapters
+from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.foreign import said
 from tcvae_ref.oracle.types import ARRAYS, Observed, TargetFault
 from tcvae_ref.types import Array
 
-ROOTS = ("torch", "jax", "tensorflow", "keras", "mlx", "autograd", "numpy")
-"""Top-level packages of the frameworks."""
+_NEVER_THE_USERS = ("ml_dtypes", "scipy")
+"""Packages that frameworks call, beside their own."""
 
-_NOT_THE_USERS = frozenset({*ROOTS, "jaxlib", "ml_dtypes", "scipy"})
 _LONGEST = 300
 """Characters of a foreign message that are quoted: frameworks' go on for pages."""
 
@@ -27,24 +28,6 @@ _LONGEST = 300
 def framework(name: str) -> Any:
     """A framework's module, imported when first needed."""
     return importlib.import_module(name)
-
-
-class Reader(Protocol):
-    """The part of an adapter that reading outputs takes."""
-
-    differentiable: bool
-
-    def tensor(self, array: Array, dtype: str) -> Any:
-        """A copy as the framework's tensor."""
-
-    def array(self, tensor: Any) -> Array:
-        """A tensor, or a number, read back as float64."""
-
-    def is_tensor(self, value: Any) -> bool:
-        """Whether this is the framework's tensor."""
-
-    def dtype_of(self, tensor: Any) -> str:
-        """The name of a tensor's dtype."""
 
 
 # --- what a target raises ----------------------------------------------------------------------------------
@@ -55,10 +38,12 @@ def _one_line(text: str) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 
-def _is_users(trace: TracebackType) -> bool:
-    name = str(trace.tb_frame.f_globals.get("__name__", ""))
-    root = name.partition(".")[0]
-    return not (root in _NOT_THE_USERS or root in sys.stdlib_module_names or name.startswith("tcvae_ref.oracle"))
+def _users(frames: Sequence[TracebackType]) -> list[TracebackType]:
+    """Those that are in nobody else's code."""
+    others = {*adapters.packages(), *_NEVER_THE_USERS, *sys.stdlib_module_names}
+    names = [str(frame.tb_frame.f_globals.get("__name__", "")) for frame in frames]
+    theirs = [name.partition(".")[0] in others or name.startswith("tcvae_ref.oracle") for name in names]
+    return [frame for frame, foreign in zip(frames, theirs, strict=True) if not foreign]
 
 
 def _frames(trace: TracebackType | None) -> list[TracebackType]:
@@ -79,7 +64,7 @@ def _where(error: BaseException) -> str:
     if isinstance(stack, traceback.StackSummary) and stack:
         return f"{stack[-1].filename}:{stack[-1].lineno}"
     frames = _frames(error.__traceback__)
-    own = [f for f in frames if _is_users(f)] or frames
+    own = _users(frames) or frames
     return f"{own[-1].tb_frame.f_code.co_filename}:{own[-1].tb_lineno}" if own else "unknown line"
 
 
@@ -123,15 +108,15 @@ def _floating(dtype: str) -> bool:
     return dtype.startswith(("float", "bfloat", "longdouble"))
 
 
-def _complaint(reader: Reader, value: Any) -> str:
+def _complaint(adapter: Adapter, value: Any) -> str:
     """Why a value cannot be judged; empty where it can."""
-    if reader.is_tensor(value):
-        dtype = reader.dtype_of(value)
+    if adapter.is_tensor(value):
+        dtype = adapter.dtype_of(value)
         return "" if _floating(dtype) else f"a tensor of dtype {dtype}"
     return "" if is_number(value) else f"{said(repr, value)[:80]} ({type(value).__name__})"
 
 
-def checked(reader: Reader, outputs: Any) -> dict[str, Any]:
+def checked(adapter: Adapter, outputs: Any) -> dict[str, Any]:
     """Outputs as a dictionary of floating tensors and numbers.
 
     Raises
@@ -142,18 +127,18 @@ def checked(reader: Reader, outputs: Any) -> dict[str, Any]:
     if not isinstance(outputs, Mapping):
         raise TargetFault(f"the target returned {said(repr, outputs)[:80]} ({type(outputs).__name__}), not a mapping")
     for name, value in outputs.items():
-        complaint = _complaint(reader, value)
+        complaint = _complaint(adapter, value)
         if complaint:
             raise TargetFault(f"{name} is {complaint}; a floating tensor of the framework or a number is needed")
     return dict(outputs)
 
 
-def call(reader: Reader, function: Callable[[], Any]) -> dict[str, Any]:
+def call(adapter: Adapter, function: Callable[[], Any]) -> dict[str, Any]:
     """The checked outputs of a target's call."""
-    return checked(reader, attempt("the target", function))
+    return checked(adapter, attempt("the target", function))
 
 
-def unchanged(reader: Reader, arrays: Mapping[str, Array], tensors: Mapping[str, Any]) -> None:
+def unchanged(adapter: Adapter, arrays: Mapping[str, Array], tensors: Mapping[str, Any]) -> None:
     """Require that a target has left its arguments as they were.
 
     Raises
@@ -162,10 +147,10 @@ def unchanged(reader: Reader, arrays: Mapping[str, Array], tensors: Mapping[str,
         It wrote to one of them.
     """
     for name, array in arrays.items():
-        now = reader.array(tensors[name])
+        now = adapter.array(tensors[name])
         if np.array_equal(now, array, equal_nan=True):
             continue
-        sent = reader.array(reader.tensor(array, reader.dtype_of(tensors[name])))  # rounded, where it had to be
+        sent = adapter.array(adapter.tensor(array, adapter.dtype_of(tensors[name])))  # rounded, where it had to be
         if not np.array_equal(now, sent, equal_nan=True):
             raise TargetFault(f"the target writes to its argument {name}; work on a copy, such as {name} + 0")
 
@@ -181,7 +166,7 @@ def rows_of(arrays: Mapping[str, Array]) -> int:
 
 
 def observed(
-    reader: Reader,
+    adapter: Adapter,
     arrays: Mapping[str, Array],
     outputs: Mapping[str, Any],
     gradients: Mapping[str, Mapping[str, Any]],
@@ -194,7 +179,7 @@ def observed(
 
     Parameters
     ----------
-    reader : adapter
+    adapter : Adapter
     arrays : mapping
         The arguments.
     outputs : mapping
@@ -209,16 +194,16 @@ def observed(
         if quantity in outputs:
             found = {name: gradients.get(quantity, {}).get(name) for name in arrays}
             read[quantity] = {
-                name: np.zeros(np.shape(arrays[name])) if g is None else reader.array(g) for name, g in found.items()
+                name: np.zeros(np.shape(arrays[name])) if g is None else adapter.array(g) for name, g in found.items()
             }
     detached = {q: tuple(name for name, g in by_name.items() if not g.any()) for q, by_name in read.items()}
-    numbers_ = [q for q, value in outputs.items() if not reader.is_tensor(value)]
-    if reader.differentiable:
+    numbers_ = [q for q, value in outputs.items() if not adapter.is_tensor(value)]
+    if adapter.differentiable:
         detached.update({q: tuple(arrays) for q in numbers_})
     return Observed(
-        values={q: reader.array(value) for q, value in outputs.items()},
+        values={q: adapter.array(value) for q, value in outputs.items()},
         gradients=read,
-        dtypes={q: "float" if q in numbers_ else reader.dtype_of(value) for q, value in outputs.items()},
+        dtypes={q: "float" if q in numbers_ else adapter.dtype_of(value) for q, value in outputs.items()},
         detached=detached,
     )
 

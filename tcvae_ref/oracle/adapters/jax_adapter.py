@@ -8,7 +8,8 @@ import numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.oracle.adapters import common
-from tcvae_ref.oracle.types import DTYPES, Observed, TensorFunction
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.types import DTYPES, USUAL_DTYPES, Observed, TensorFunction
 from tcvae_ref.types import Array
 
 
@@ -20,13 +21,16 @@ def _jnp() -> Any:
     return common.framework("jax.numpy")
 
 
-class JaxAdapter:
+class JaxAdapter(Adapter):
     """JAX on its default device. Without x64 there is no float64: it is refused, never computed in float32."""
 
     name = "jax"
-    module = "jax"
-    variants = ("eager", "jit")
-    differentiable = True
+    module = "jax.numpy"
+    packages = "jax", "jaxlib"
+    variants = "eager", "jit"
+    usual_dtypes = USUAL_DTYPES
+    """Also float64 where it is switched off: `tensor` says how to switch it on."""
+    in_python = "import jax; jax.config.update('jax_enable_x64', True)", "jax.numpy.asarray({0}, dtype='{1}')"
 
     def __init__(self) -> None:
         self._jitted = common.Recent()
@@ -39,10 +43,6 @@ class JaxAdapter:
     def compiles(self, variant: str) -> bool:
         """Always: without jit each operation is compiled for each new shape, some seconds for a loss."""
         return True
-
-    def version(self) -> str:
-        """JAX's version."""
-        return str(_jax().__version__)
 
     def _dtype(self, dtype: str) -> str:
         if dtype == "float64" and "float64" not in self.dtypes:
@@ -103,10 +103,9 @@ class JaxAdapter:
             outputs, found = _op_by_op(run, wanted, tensors)
         return common.observed(self, arrays, _numbers_back(outputs), found, wanted)
 
-    def elementwise(self, name: str, array: Array, dtype: str) -> Array:
-        """The exponential or logarithm of an array, computed in a dtype."""
-        checks.option(f"{self.name} adapter", "function", name, ("exp", "log"))
-        return self.array(getattr(_jnp(), name)(self.tensor(array, dtype)))
+    def random_state(self, seed: int) -> Any:
+        """A key."""
+        return _jax().random.key(seed)
 
 
 Tensors = Mapping[str, Any]

@@ -7,6 +7,7 @@ import numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.oracle.adapters import common
+from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.types import Observed, TensorFunction
 from tcvae_ref.types import Array
 
@@ -15,14 +16,14 @@ def _keras() -> Any:
     return common.framework("keras")
 
 
-def _backend() -> Any:
+def _backend() -> Adapter:
     """The adapter of the backend that Keras runs on."""
     name = _keras().backend.backend()
     checks.option("keras adapter", "backend", name, ("torch", "jax", "tensorflow", "numpy"))
     return common.framework(f"tcvae_ref.oracle.adapters.{name}_adapter").ADAPTER
 
 
-class KerasAdapter:
+class KerasAdapter(Adapter):
     """Keras on whatever backend is active (KERAS_BACKEND)."""
 
     name = "keras"
@@ -31,21 +32,21 @@ class KerasAdapter:
     @property
     def variants(self) -> tuple[str, ...]:
         """The backend's."""
-        return tuple(_backend().variants)
+        return _backend().variants
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The backend's."""
-        return tuple(_backend().dtypes)
+        return _backend().dtypes
 
     @property
     def differentiable(self) -> bool:
         """Whether the backend is; NumPy is not."""
-        return bool(_backend().differentiable)
+        return _backend().differentiable
 
     def compiles(self, variant: str) -> bool:
         """Whether the backend compiles."""
-        return bool(_backend().compiles(variant))
+        return _backend().compiles(variant)
 
     def version(self) -> str:
         """Keras' version and the backend's."""
@@ -62,11 +63,15 @@ class KerasAdapter:
 
     def is_tensor(self, value: Any) -> bool:
         """Whether this is the backend's tensor."""
-        return bool(_backend().is_tensor(value))
+        return _backend().is_tensor(value)
 
     def dtype_of(self, tensor: Any) -> str:
         """The name of a tensor's dtype."""
-        return str(_backend().dtype_of(tensor))
+        return _backend().dtype_of(tensor)
+
+    def stack(self, tensors: Sequence[Any]) -> Any:
+        """As the backend does."""
+        return _backend().stack(tensors)
 
     def warm_up(self) -> None:
         """The backend's elementary functions; Keras' own add nothing to be warmed up."""
@@ -82,8 +87,7 @@ class KerasAdapter:
         gradients: Sequence[str],
     ) -> Observed:
         """As the backend's adapter does."""
-        result: Observed = _backend().observe(function, arrays, constants, dtype, variant, gradients)
-        return result
+        return _backend().observe(function, arrays, constants, dtype, variant, gradients)
 
     def elementwise(self, name: str, array: Array, dtype: str) -> Array:
         """The exponential or logarithm of an array by `keras.ops`, which need not be the backend's."""

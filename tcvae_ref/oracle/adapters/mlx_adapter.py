@@ -9,7 +9,8 @@ import numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.oracle.adapters import common
-from tcvae_ref.oracle.types import DTYPES, Observed, TensorFunction
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.types import Observed, TensorFunction
 from tcvae_ref.types import Array
 
 
@@ -17,7 +18,7 @@ def _mx() -> Any:
     return common.framework("mlx.core")
 
 
-class MlxAdapter:
+class MlxAdapter(Adapter):
     """MLX on the CPU's stream: on the GPU it has no float64.
 
     MLX has no tape, so that a function is called again for each quantity that is differentiated.
@@ -25,16 +26,12 @@ class MlxAdapter:
 
     name = "mlx"
     module = "mlx.core"
+    distribution = "mlx[cpu]"
     variants = ("eager", "compiled")
-    dtypes = DTYPES
-    differentiable = True
+    in_python = "import mlx.core as mx", "mx.array({0}, dtype=mx.{1})"
 
     def __init__(self) -> None:
         self._compiled = common.Recent()
-
-    def compiles(self, variant: str) -> bool:
-        """Whether mx.compile is used."""
-        return variant == "compiled"
 
     def version(self) -> str:
         """MLX's version."""
@@ -97,10 +94,8 @@ class MlxAdapter:
 
     def elementwise(self, name: str, array: Array, dtype: str) -> Array:
         """The exponential or logarithm of an array, computed in a dtype."""
-        checks.option(f"{self.name} adapter", "function", name, ("exp", "log"))
-        mx = _mx()
-        with mx.stream(mx.cpu):
-            return self.array(getattr(mx, name)(self.tensor(array, dtype)))
+        with _mx().stream(_mx().cpu):
+            return super().elementwise(name, array, dtype)
 
 
 Tensors = Mapping[str, Any]

@@ -7,22 +7,19 @@ import numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.oracle.adapters import common
+from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.types import Observed, TensorFunction
 from tcvae_ref.types import Array
 
 
-class NumpyAdapter:
+class NumpyAdapter(Adapter):
     """NumPy. bfloat16 is left out: it is another package's, and NumPy has no arithmetic of its own for it."""
 
     name = "numpy"
     module = "numpy"
-    variants = ("eager",)
     dtypes = ("float64", "float32", "float16")
     differentiable = False
-
-    def compiles(self, variant: str) -> bool:
-        """Never."""
-        return False
+    in_python = "", "{0}.astype(np.{1})"
 
     def version(self) -> str:
         """NumPy's version."""

@@ -4,20 +4,21 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tcvae_ref.oracle.adapters.common import ROOTS
+Packages = Mapping[str, str]
+"""Top-level package -> the framework it belongs to."""
 
 
-def frameworks(function: Any) -> set[str]:
+def frameworks(function: Any, packages: Packages) -> set[str]:
     """The frameworks a function refers to (`tcvae_ref.oracle.adapters.guess` has the rules); NumPy only if alone."""
     plain = _plain(function)
     if plain is None:
-        return _of_value(function) & set(ROOTS)
-    found = _of_value(function) | _within(plain, levels=1)
+        return _of_value(function, packages)
+    found = _of_value(function, packages) | _within(plain, packages, levels=1)
     if not found:
-        found = {root for value in plain.__globals__.values() for root in _of_value(value)}
+        found = {name for value in plain.__globals__.values() for name in _of_value(value, packages)}
     return found - {"numpy"} or found
 
 
@@ -46,14 +47,15 @@ def _inner(function: Any) -> Any:
     return forward or inspect.getattr_static(kind, "call", None) or inspect.getattr_static(kind, "__call__", None)
 
 
-def _within(function: types.FunctionType, levels: int) -> set[str]:
+def _within(function: types.FunctionType, packages: Packages, levels: int) -> set[str]:
     """Frameworks in a function's code, and in the users' functions it calls."""
-    found = set(_imports(function.__code__))
+    found = {packages[package] for package in _imports(function.__code__) if package in packages}
     for value in _referred(function):
-        found |= _of_value(value)
-        inner = _plain(value) if callable(value) and not _of_value(value) else None
+        its = _of_value(value, packages)
+        found |= its
+        inner = _plain(value) if callable(value) and not its else None
         if levels and inner is not None:
-            found |= _within(inner, levels - 1)
+            found |= _within(inner, packages, levels - 1)
     return found
 
 
@@ -68,7 +70,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def _imports(code: types.CodeType) -> Iterator[str]:
     for part in _codes(code):
         for instruction in dis.get_instructions(part):
-            if instruction.opname == "IMPORT_NAME" and str(instruction.argval).partition(".")[0] in ROOTS:
+            if instruction.opname == "IMPORT_NAME":
                 yield str(instruction.argval).partition(".")[0]
 
 
@@ -87,15 +89,15 @@ def _referred(function: types.FunctionType) -> Iterator[Any]:
             continue
 
 
-def _of_value(value: Any) -> set[str]:
+def _of_value(value: Any, packages: Packages) -> set[str]:
     """The framework an object belongs to, or none, as where its attributes cannot be read."""
     try:
-        return _roots(value)
+        return {packages[package] for package in _packages_of(value) if package in packages}
     except Exception:  # whatever they raise
         return set()
 
 
-def _roots(value: Any) -> set[str]:
+def _packages_of(value: Any) -> list[str]:
     if isinstance(value, types.ModuleType):
         names = [value.__name__]
     elif inspect.getattr_static(value, "_is_autograd_primitive", False) is True:  # its name is NumPy's
@@ -103,5 +105,4 @@ def _roots(value: Any) -> set[str]:
     else:
         own = getattr(value, "__module__", None)  # of a compiled function, its type has no word of the framework
         names = [own if isinstance(own, str) else "", *(str(kind.__module__) for kind in type(value).__mro__)]
-    roots = [name.partition(".")[0].replace("jaxlib", "jax") for name in names]
-    return {root for root in roots if root in ROOTS}
+    return [name.partition(".")[0] for name in names]

@@ -7,7 +7,8 @@ import numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.oracle.adapters import common
-from tcvae_ref.oracle.types import DTYPES, Observed, TargetFault, TensorFunction
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.types import Observed, TargetFault, TensorFunction
 from tcvae_ref.types import Array
 
 
@@ -15,25 +16,16 @@ def _tf() -> Any:
     return common.framework("tensorflow")
 
 
-class TensorflowAdapter:
+class TensorflowAdapter(Adapter):
     """TensorFlow 2."""
 
     name = "tensorflow"
     module = "tensorflow"
     variants = ("eager", "graph")
-    dtypes = DTYPES
-    differentiable = True
+    in_python = "import tensorflow as tf", "tf.constant({0}, dtype=tf.{1})"
 
     def __init__(self) -> None:
         self._graphs = common.Recent()
-
-    def compiles(self, variant: str) -> bool:
-        """Whether tf.function is used."""
-        return variant == "graph"
-
-    def version(self) -> str:
-        """TensorFlow's version."""
-        return str(_tf().__version__)
 
     def tensor(self, array: Array, dtype: str) -> Any:
         """A copy; bfloat16 through float32."""

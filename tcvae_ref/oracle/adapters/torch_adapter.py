@@ -10,7 +10,8 @@ import numpy as np
 
 from tcvae_ref import checks
 from tcvae_ref.oracle.adapters import common
-from tcvae_ref.oracle.types import DTYPES, Observed, TargetFault, TensorFunction
+from tcvae_ref.oracle.adapters.base import Adapter
+from tcvae_ref.oracle.types import Observed, TargetFault, TensorFunction
 from tcvae_ref.types import Array
 
 
@@ -18,25 +19,16 @@ def _torch() -> Any:
     return common.framework("torch")
 
 
-class TorchAdapter:
+class TorchAdapter(Adapter):
     """PyTorch on the CPU."""
 
     name = "torch"
     module = "torch"
     variants = ("eager", "compiled")
-    dtypes = DTYPES
-    differentiable = True
+    in_python = "import torch; torch.set_printoptions(precision=17)", "torch.tensor({0}, dtype=torch.{1})"
 
     def __init__(self) -> None:
         self._compiled = common.Recent()
-
-    def compiles(self, variant: str) -> bool:
-        """Whether torch.compile is used."""
-        return variant == "compiled"
-
-    def version(self) -> str:
-        """PyTorch's version."""
-        return str(_torch().__version__)
 
     def tensor(self, array: Array, dtype: str) -> Any:
         """A copy on the CPU."""
@@ -145,10 +137,16 @@ class TorchAdapter:
             found[quantity] = dict(zip(tensors, pulled, strict=True))
         return found
 
-    def elementwise(self, name: str, array: Array, dtype: str) -> Array:
-        """The exponential or logarithm of an array, computed in a dtype."""
-        checks.option(f"{self.name} adapter", "function", name, ("exp", "log"))
-        return self.array(getattr(_torch(), name)(self.tensor(array, dtype)))
+    def random_state(self, seed: int) -> Any:
+        """PyTorch's generator."""
+        return _torch().Generator().manual_seed(seed)
+
+    @contextlib.contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """PyTorch's and NumPy's global generators."""
+        with _torch().random.fork_rng(devices=[]), super().seeded(seed):
+            _torch().default_generator.manual_seed(seed % 2**63)
+            yield
 
 
 def _closed(

@@ -224,7 +224,8 @@ class NamedMistake(NamedTuple):
 
 def added() -> tuple[Mistake, ...]:
     """The mistakes of other packages, but for those that cannot be used."""
-    return tuple(itertools.chain.from_iterable(extensions.usable("mistake", CATALOGUE, ways_of).values()))
+    theirs = extensions.usable(extensions.names("mistake", CATALOGUE), ways_of)
+    return tuple(itertools.chain.from_iterable(theirs.values()))
 
 
 @functools.cache
