@@ -1,4 +1,4 @@
-"""One profile for property-based tests, and PyTorch's functions settled before any test compares them."""
+"""One profile for property-based tests, no extensions but a test's own, and PyTorch's functions settled first."""
 
 import os
 import sys
@@ -6,10 +6,23 @@ import sys
 import pytest
 from hypothesis import settings
 
+from tcvae_ref import extensions
+
 # No time limit on a noisy machine, the same cases in every automatic run.
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+FOUND, ENVIRONMENT = extensions._found, set(sys.path)
+
+
+def _own(kind):
+    """Entries of packages that a test installs: what is installed in this environment would change what is printed."""
+    entries = FOUND(kind)
+    return [entry for entry in entries if not (entry.dist and str(entry.dist.locate_file("")) in ENVIRONMENT)]
+
+
+extensions._found = _own
 
 
 def pytest_collection_finish():

@@ -1,12 +1,12 @@
 """The examples of EXTENDING.md, installed as a package is and used from the command line: no file here is touched."""
 
-import importlib.metadata
 import json
 import re
 import sys
 import tomllib
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 
@@ -325,6 +325,12 @@ def test_classes_that_are_no_indices_are_refused():
     assert len(FactorDataset("mine", images, factor, np.array([[0], [1], [1]]))) == 3
 
 
+def test_what_is_installed_in_the_environment_is_no_part_of_the_tests(package, monkeypatch):
+    assert extensions.names("score") == ("active-codes",)
+    monkeypatch.setattr(conftest, "ENVIRONMENT", {*conftest.ENVIRONMENT, str(package)})
+    assert extensions.names("score") == ()
+
+
 def test_a_name_of_the_house_is_not_given_away(tmp_path, monkeypatch):
     theirs = {"tcvae_ref.scores": {"mig": "nothing:AT_ALL"}, "tcvae_ref.estimators": {"mws": "no:no"}}
     install(tmp_path / "site", theirs)
@@ -332,7 +338,7 @@ def test_a_name_of_the_house_is_not_given_away(tmp_path, monkeypatch):
     from tcvae_ref.scores import RECIPES, recipe_of, score_names
     from tcvae_ref.training.settings import ESTIMATORS, estimators
 
-    assert [entry.value for entry in importlib.metadata.entry_points(group="tcvae_ref.scores")] == ["nothing:AT_ALL"]
+    assert [entry.value for entry in extensions.entries("score").values()] == ["nothing:AT_ALL"]
     assert score_names() == tuple(RECIPES)
     assert recipe_of("mig") is RECIPES["mig"]
     assert estimators() == ESTIMATORS

@@ -509,6 +509,7 @@ class TestDtypes:
         jax.config.update("jax_enable_x64", False)
         try:
             assert "float64" not in adapter.dtypes
+            assert adapter.usual_dtypes == ("float64", "float32")
             for refused in (
                 lambda: adapter.tensor(np.ones(1), "float64"),
                 lambda: adapter.elementwise("exp", np.ones(1), "float64"),
@@ -531,6 +532,8 @@ def run(code, **environment):
 
 
 class Entry(types.SimpleNamespace):
+    dist = None
+
     def load(self):
         return self.target()
 
