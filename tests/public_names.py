@@ -18,6 +18,8 @@ PACKAGES = {
     "tcvae_ref.training": "Runs",
     "tcvae_ref.studies": "The paper's experiments",
     "tcvae_ref.oracle": "Is a loss right",
+    "tcvae_ref.extending": "What packages of one's own add to",
+    "tcvae_ref.oracle.adapters.common": "What adapters share: calling a target, reading what it returned",
     "tcvae_kernels": "Compiled kernels, by the reference's names",
 }
 HEAD = """\
@@ -34,17 +36,23 @@ def public_names():
     return [(package, name, getattr(module, name)) for package, module in modules for name in module.__all__]
 
 
+def home(package, name):
+    """The file of the module that a package imports a name from."""
+    for node in ast.walk(ast.parse(Path(importlib.import_module(package).__file__).read_text())):
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            return Path(importlib.import_module(node.module).__file__)
+    raise LookupError(f"{package}.{name}: no import says where it is from")
+
+
 def described_constant(package, name):
     """The file that assigns a constant at its top level, and the string that stands below."""
-    folder = Path(importlib.import_module(package).__file__).parent
-    for path in sorted(folder.glob("*.py")):
-        body = ast.parse(path.read_text()).body
-        for statement, following in itertools.pairwise(body):
-            targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-            if any(getattr(target, "id", None) == name for target in targets):
-                text = getattr(getattr(following, "value", None), "value", None)
-                if isinstance(text, str):
-                    return path, inspect.cleandoc(text)
+    path = home(package, name)
+    for statement, following in itertools.pairwise(ast.parse(path.read_text()).body):
+        targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+        if any(getattr(target, "id", None) == name for target in targets):
+            text = getattr(getattr(following, "value", None), "value", None)
+            if isinstance(text, str):
+                return path, inspect.cleandoc(text)
     raise LookupError(f"{package}.{name}: no string below its assignment says what it is")
 
 

@@ -1,5 +1,6 @@
 """The examples of EXTENDING.md, installed as a package is and used from the command line: no file here is touched."""
 
+import ast
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import conftest
 import numpy as np
+import public_names
 import pytest
 
 import tcvae_ref
@@ -56,6 +58,14 @@ def test_each_kind_has_an_example_below_thirty_lines():
     for name, text in EXAMPLES.items():
         lines = [line for line in text.splitlines() if line.strip()]
         assert len(lines) < 30, (name, len(lines))
+
+
+def test_they_import_public_names_alone():
+    public = {(package, name) for package, name, _ in public_names.public_names()}
+    for text in EXAMPLES.values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("tcvae_ref"):
+                assert {(node.module, alias.name) for alias in node.names} <= public
 
 
 def test_they_are_unknown_without_the_package(capsys, tmp_path):

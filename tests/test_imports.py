@@ -35,6 +35,7 @@ ALONE = {
     "scores": {*REFERENCE, "metrics", "representations"},
     "evaluation": {*REFERENCE, "data", "metrics", "representations", "scores"},
     "figures": {*REFERENCE, "data", "metrics", "files"},
+    "extending": {*REFERENCE, "data", "scores", "oracle"},
 }
 COMMAND_LINE = {"cli", "command_parts", "evaluate_commands", "studies_commands"}
 """The only modules that put rooms together; nothing but they, and `__main__`, imports them."""

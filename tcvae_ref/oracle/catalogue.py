@@ -15,7 +15,7 @@ WIDTH = 100
 
 
 class Entry(NamedTuple):
-    """A mistake."""
+    """What is said of a mistake: its formula, its effect, and how it is mended."""
 
     id: str
     """Stable: in reports, on the command line and in tests."""

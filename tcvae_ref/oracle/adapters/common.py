@@ -18,6 +18,8 @@ from tcvae_ref.oracle.foreign import said
 from tcvae_ref.oracle.types import ARRAYS, Observed, TargetFault
 from tcvae_ref.types import Array
 
+__all__ = ["Recent", "attempt", "call", "cast", "cotangent", "number", "observed", "rows_of", "unchanged"]
+
 _NEVER_THE_USERS = ("ml_dtypes", "scipy")
 """Packages that frameworks call, beside their own."""
 
@@ -84,6 +86,23 @@ def attempt(doing: str, function: Callable[[], Any]) -> Any:
     """Call a function of which any exception is the target's fault.
 
     Floating-point flags are off: a nan is reported where it is returned, not where it arose.
+
+    Parameters
+    ----------
+    doing : str
+        What the fault's message begins with: "the target", "the gradient of tc".
+    function : callable
+        Of no arguments.
+
+    Returns
+    -------
+    object
+        What it returns.
+
+    Raises
+    ------
+    TargetFault
+        It raised: the type, the message in a line, and the line of the user's code.
     """
     try:
         with np.errstate(all="ignore"):
@@ -134,12 +153,37 @@ def checked(adapter: Adapter, outputs: Any) -> dict[str, Any]:
 
 
 def call(adapter: Adapter, function: Callable[[], Any]) -> dict[str, Any]:
-    """The checked outputs of a target's call."""
+    """The checked outputs of a target's call.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    function : callable
+        Of no arguments: calls the target.
+
+    Returns
+    -------
+    dict
+        Quantity -> floating tensor or number.
+
+    Raises
+    ------
+    TargetFault
+        It raised, or an output is something else.
+    """
     return checked(adapter, attempt("the target", function))
 
 
 def unchanged(adapter: Adapter, arrays: Mapping[str, Array], tensors: Mapping[str, Any]) -> None:
     """Require that a target has left its arguments as they were.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    arrays : mapping
+        The arguments before the call.
+    tensors : mapping
+        What the target was called with.
 
     Raises
     ------
@@ -156,12 +200,33 @@ def unchanged(adapter: Adapter, arrays: Mapping[str, Array], tensors: Mapping[st
 
 
 def cotangent(quantity: str, rows: int) -> float:
-    """What each entry of an output weighs in the scalar that is differentiated: batch means for arrays."""
+    """What each entry of an output weighs in the scalar that is differentiated: batch means for arrays.
+
+    Parameters
+    ----------
+    quantity : str
+    rows : int
+        M.
+
+    Returns
+    -------
+    float
+        1/M for `log_qz` and `log_qz_marginals`, 1 for scalars.
+    """
     return 1.0 / rows if quantity in ARRAYS else 1.0
 
 
 def rows_of(arrays: Mapping[str, Array]) -> int:
-    """The batch size M."""
+    """The batch size M.
+
+    Parameters
+    ----------
+    arrays : mapping of (M, D)
+
+    Returns
+    -------
+    int
+    """
     return int(next(iter(arrays.values())).shape[0])
 
 
@@ -188,6 +253,10 @@ def observed(
         Quantity -> argument -> tensor, or None where there is no dependence; numbers and absent quantities left out.
     wanted : sequence of str
         Quantities whose gradients were asked for.
+
+    Returns
+    -------
+    Observed
     """
     read: dict[str, dict[str, Array]] = {}
     for quantity in wanted:
@@ -209,13 +278,32 @@ def observed(
 
 
 def cast(array: Array, dtype: Any) -> Array:
-    """A copy in one of NumPy's dtypes; what is too large for it becomes infinite, silently."""
+    """A copy in one of NumPy's dtypes; what is too large for it becomes infinite, silently.
+
+    Parameters
+    ----------
+    array : ndarray
+    dtype : dtype
+
+    Returns
+    -------
+    ndarray
+    """
     with np.errstate(all="ignore"):
         return np.array(array, dtype=dtype)
 
 
 def number(value: Any) -> Array:
-    """A number as a float64 array of no dimensions; an integer too large for one is infinite."""
+    """A number as a float64 array of no dimensions; an integer too large for one is infinite.
+
+    Parameters
+    ----------
+    value : number
+
+    Returns
+    -------
+    ndarray of shape ()
+    """
     try:
         return np.asarray(float(value))
     except OverflowError:
