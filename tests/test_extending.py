@@ -8,7 +8,9 @@ import tomllib
 from pathlib import Path
 
 import conftest
+import naive
 import numpy as np
+import problems
 import public_names
 import pytest
 
@@ -16,8 +18,10 @@ import tcvae_ref
 from tcvae_ref import cli, extensions
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import Factor, FactorDataset, PackedImages
-from tcvae_ref.oracle import estimators
+from tcvae_ref.oracle import estimators, vectors
 from tcvae_ref.oracle.mistakes import listed
+from tcvae_ref.training import NUMPY
+from tcvae_ref.training.settings import ESTIMATORS
 
 GUIDE = Path(tcvae_ref.__file__).parent / "EXTENDING.md"
 EXAMPLES = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL))
@@ -66,6 +70,58 @@ def test_they_import_public_names_alone():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("tcvae_ref"):
                 assert {(node.module, alias.name) for alias in node.names} <= public
+
+
+def _of_functions(names):
+    """Estimators whose two functions are both there."""
+    stems = [name.removeprefix("log_qz_").replace("_", "-") for name in names if name.startswith("log_qz_")]
+    return {stem for stem in stems if f"expected_log_qz_{stem.replace('-', '_')}" in names}
+
+
+def _of_weights(weight):
+    """Estimators of which weight(name, i, j, M, N) is what the oracle's table says."""
+    M, N = 4, 9
+    found = set()
+    for name, estimator in estimators.OWN.items():
+        size = estimator.dataset_size(M, N)
+        rows = [[float(weight(name.replace("-", "_"), i, j, M, size)) for j in range(M)] for i in range(M)]
+        if np.allclose(rows, np.array(estimator.weights(M, size), dtype=float), rtol=1e-15):
+            found.add(name)
+    return found
+
+
+def _places():
+    """Place -> the estimators that are there: those of EXTENDING.md, where `exact` is of the whole data set."""
+    import right_losses
+    import tcvae_kernels
+    import test_twins
+    import truth
+
+    def twin(name, i, j, M, N):
+        return naive.weight(name, i, j, M, N) if name == "exact" else test_twins.torch_weights(name, M, N)[i, j]
+
+    return {
+        "tcvae_ref/estimators.py": _of_functions(vars(tcvae_ref.estimators)),
+        "tcvae_ref/__init__.py": _of_functions(tcvae_ref.__all__),
+        "kernels/tcvae_kernels/__init__.py": _of_functions(tcvae_kernels.__all__),
+        "tcvae_ref/training/settings.py": {*ESTIMATORS, "exact"},
+        "tcvae_ref/training/operations.py": {*NUMPY.estimators, "exact"},
+        "tcvae_ref/oracle/estimators.py": set(estimators.OWN),
+        "tcvae_ref/oracle/test_vectors": {path.stem for path in vectors.FOLDER.glob("*.json")},
+        "tests/naive.py": _of_weights(naive.weight),
+        "tests/truth.py": _of_weights(truth.weight),
+        "tests/test_twins.py": _of_weights(twin),
+        "tests/problems.py": {*(name.replace("_", "-") for name in problems.BATCH), "exact"},
+        "tests/right_losses.py": set(right_losses.ESTIMATORS),
+    }
+
+
+def test_an_estimator_of_the_house_is_in_each_place():
+    places = _places()
+    known = set().union(*places.values())
+    forgotten = [f"{place} lacks {', '.join(known - there)}" for place, there in places.items() if known != there]
+    assert not forgotten, "; ".join(forgotten)
+    assert all(f"`{place}`" in GUIDE.read_text() for place in places)
 
 
 def test_they_are_unknown_without_the_package(capsys, tmp_path):
@@ -346,7 +402,7 @@ def test_a_name_of_the_house_is_not_given_away(tmp_path, monkeypatch):
     install(tmp_path / "site", theirs)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     from tcvae_ref.scores import RECIPES, recipe_of, score_names
-    from tcvae_ref.training.settings import ESTIMATORS, estimators
+    from tcvae_ref.training.settings import estimators
 
     assert [entry.value for entry in extensions.entries("score").values()] == ["nothing:AT_ALL"]
     assert score_names() == tuple(RECIPES)
