@@ -74,8 +74,7 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
-            if node.module == "tcvae_ref":
-                yield from (f"tcvae_ref.{alias.name}" for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 KERNELS = Path(tcvae_kernels.__file__).parent

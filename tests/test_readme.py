@@ -1,5 +1,6 @@
 """The guides tell the truth: their blocks run and print what stands below them, what they name and link to exists."""
 
+import collections
 import contextlib
 import io
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from tcvae_kernels import bench
 from test_celeba import celeba
+from test_imports import imports
 
 from tcvae_ref import cli
 
@@ -39,6 +41,53 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def blocks(path):
     """[(language, text)] of the fenced blocks."""
     return [(m[1], m[2]) for m in BLOCK.finditer(path.read_text())]
+
+
+def sources(token):
+    """The files that a word of the column "of" means."""
+    for top in (ROOT / "tcvae_ref", ROOT / "kernels"):
+        if (top / token).exists():
+            return sorted((top / token).rglob("*.py")) if token.endswith("/") else [top / token]
+    return []
+
+
+def tests_of_sources():
+    """Source -> its test files, as the table of tests/README.md has them."""
+    found = collections.defaultdict(set)
+    for row in (ROOT / "tests" / "README.md").read_text().splitlines():
+        if row.startswith("| `") and row.count(" | ") >= 2:
+            files, *_, of = row.strip("| ").split(" | ")
+            for token in re.findall(r"`([\w/]+(?:\.py|/))`", of):
+                assert sources(token), f"{token} in the row of {files} is no source"
+                for path in sources(token):
+                    found[path] |= set(re.findall(r"`(test_\w+\.py)`", files))
+    return found
+
+
+def importers():
+    """Source -> the test files that import it."""
+    found = collections.defaultdict(set)
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for name in imports(path):
+            top = ROOT / "kernels" if name.startswith("tcvae_kernels") else ROOT
+            found[top / f"{name.replace('.', '/')}.py"].add(path.name)
+    return found
+
+
+def test_the_tests_of_every_source_are_named():
+    table, imported = tests_of_sources(), importers()
+    everything = [*(ROOT / "tcvae_ref").rglob("*.py"), *(ROOT / "kernels" / "tcvae_kernels").glob("*.py")]
+    for path in everything:
+        if path.name != "__init__.py":
+            named = table[path]
+            assert named, f"{path.relative_to(ROOT)} is in no row of tests/README.md"
+            assert not imported[path] or named & imported[path], f"{path}: {imported[path]} import it, not {named}"
+
+
+def test_every_file_of_tests_is_in_the_table():
+    rows = [row for row in (ROOT / "tests" / "README.md").read_text().splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(test_\w+\.py)`", row.split(" | ")[0])}
+    assert named == {path.name for path in (ROOT / "tests").glob("test_*.py")}
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda p: str(p.relative_to(ROOT)))
