@@ -1,6 +1,7 @@
 """What surrounds the penalty: right samplers, losses and warm-ups pass, planted mistakes in them get their names."""
 
 import collections
+import itertools
 import json
 import math
 import sys
@@ -681,6 +682,26 @@ def test_what_is_not_a_number_is_a_fault():
     assert "12,288 nan or infinite" in lost.results[0].message
     with pytest.raises(InputError, match="seed"):
         check_step(sampler=right_sampler, seed=-1)
+
+
+@pytest.mark.parametrize("changes", ["a counter", "noise", "dropout"])
+def test_a_loss_that_is_no_function_of_its_arguments_is_not_called_wrong(changes):
+    """Nor one with a slow warm-up inside, a millionth of the penalty a step."""
+    calls = itertools.count(1)
+    terms = build("torch", estimator="mss")
+
+    def loss(recon_x, x, z, mu, logvar, dataset_size):
+        if changes == "noise":
+            z = right_sampler(mu, logvar)
+        if changes == "dropout":
+            mu = F.dropout(mu, 0.5)
+        factor = next(calls) / 1e6 if changes == "a counter" else 1.0
+        t = terms(z, mu, logvar, dataset_size)
+        return RECONSTRUCTIONS["MSE"](recon_x, x) + factor * (t["mi"] + 6.0 * t["tc"] + t["dwkl"])
+
+    report = check_step(loss=loss, framework="torch", beta=6.0)
+    assert (report.verdict, report.exit_status, report.notes) == (Verdict.ERROR, 1, ())
+    assert "is no function of its arguments: called twice with the same numbers, the loss" in report.results[0].message
 
 
 def test_float32_is_exact_enough_to_see_another_weight():

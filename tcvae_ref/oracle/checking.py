@@ -26,7 +26,7 @@ from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import adapters, cases, diagnosis, estimators, one_check, primitives
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.against_truth import Finding, judge_gradients, judge_values
-from tcvae_ref.oracle.identity import Identity, first_cases, identify
+from tcvae_ref.oracle.identity import Identity, first_cases, identify, require_a_function
 from tcvae_ref.oracle.mistakes.alternatives import FREE_COLUMN
 from tcvae_ref.oracle.one_check import Check
 from tcvae_ref.oracle.options import Options
@@ -254,7 +254,7 @@ class _Run:
         (case,) = first_cases(subject.estimator, 1, options.seed)
         first = subject.observe(subject.receive(case)).values
         subject = replace(subject, quantities=tuple(first))
-        _require_a_function(first, subject.observe(subject.receive(case)).values)
+        require_a_function(first, subject.observe(subject.receive(case)).values)
         if "float64" in self.adapter.dtypes and subject.dtype != "float64":  # in which estimators differ most
             exp, log = (one.finite_error for one in self._probe("float64").values())
             subject = replace(subject, dtype="float64", primitives=Primitives(exp, log))
@@ -382,26 +382,6 @@ class _Run:
             options.given,
             found,
         )
-
-
-_SAME = 1e-3
-"""Two calls with the same numbers differ by less, relative to the larger, whatever order a framework adds up in."""
-
-
-def _require_a_function(first: Mapping[str, Any], again: Mapping[str, Any]) -> None:
-    """Require that two calls with the same numbers return the same."""
-    for name, value in first.items():
-        one, other = np.asarray(value, dtype=float), np.asarray(again.get(name, np.nan), dtype=float)
-        if np.isfinite(one).all() and not np.all(np.abs(one - other) <= _SAME * max(float(np.max(np.abs(one))), 1e-3)):
-            raise TargetFault(
-                f"is no function of its arguments: called twice with the same numbers, {name} is {_short(one)} and "
-                f"then {_short(other)}. A counter, dropout or noise inside? Judge it in evaluation mode, with what "
-                "changes bound, or a function that makes a fresh instance for each call"
-            )
-
-
-def _short(value: Any) -> str:
-    return f"{float(value):.6g}" if value.size == 1 else np.array2string(value.ravel()[:3], precision=4) + "..."
 
 
 def _not_its_formula(result: CheckResult) -> CheckResult:

@@ -1,6 +1,6 @@
-"""What a target is: the estimator, and the form of the penalty, whose values it returns."""
+"""What a target is: a function, and the estimator, and the form of the penalty, whose values it returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,8 +10,11 @@ from tcvae_ref.oracle import cases, estimators
 from tcvae_ref.oracle.against_truth import Finding, judge_gradients, judge_values
 from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.target import Target
-from tcvae_ref.oracle.types import FAILURES, Case
+from tcvae_ref.oracle.types import FAILURES, Case, TargetFault
+from tcvae_ref.types import Array
 
+_SAME = 1e-3
+"""Two calls with the same numbers differ by less, relative to the larger, whatever order a framework adds up in."""
 _FORMS = {
     "penalty": "alpha MI + beta TC + gamma DWKL",
     "kl_penalty": "KL(q(z|n) || p(z)) + (beta - 1) TC, with the closed-form KL",
@@ -27,6 +30,28 @@ class Identity(NamedTuple):
     notes: tuple[str, ...]
     form: tuple[str, ...] | None = None
     """What it returns, where that was in question."""
+
+
+def require_a_function(first: Mapping[str, Array], again: Mapping[str, Array], same: float = _SAME) -> None:
+    """Require that two calls with the same numbers return the same, relative to the largest.
+
+    Raises
+    ------
+    TargetFault
+        They differ by more than `same`.
+    """
+    for name, value in first.items():
+        one, other = np.asarray(value, dtype=float), np.asarray(again.get(name, np.nan), dtype=float)
+        if np.isfinite(one).all() and not np.all(np.abs(one - other) <= same * max(float(np.max(np.abs(one))), 1e-3)):
+            raise TargetFault(
+                f"is no function of its arguments: called twice with the same numbers, {name} is {_short(one)} and "
+                f"then {_short(other)}. A counter, dropout or noise inside? Judge it in evaluation mode, with what "
+                "changes bound, or a function that makes a fresh instance for each call"
+            )
+
+
+def _short(value: Array) -> str:
+    return f"{float(value):.10g}" if value.size == 1 else np.array2string(value.ravel()[:3], precision=4) + "..."
 
 
 def first_cases(estimator: str, count: int, seed: int) -> list[Case]:

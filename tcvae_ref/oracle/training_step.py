@@ -299,15 +299,12 @@ class _Judge:
     def _solved(self, loss: StepLoss, candidates: Sequence[str]) -> tuple[StepLoss, str, list[Effective]]:
         """The weights in effect for each size of batch, as the estimator that fits best."""
         exact = _is_exact(candidates[0])
+        loss = whole_loss.first_called(loss, self.seed, exact=exact)
         self.likelihoods = whole_loss.reconstructions(loss, self.seed, exact=exact) if loss.of_pixels else {}
         weights = self.likelihoods or {loss.likelihood: 1.0}
         if loss.of_pixels and not self.likelihoods:
             self.notes.append("no log p(x|z) that is known here fits: its weight and the constant were not judged")
-        try:
-            called = self._called(loss, SHAPES, exact=exact)
-        except TargetFault:
-            loss = replace(loss, handed="mean")
-            called = self._called(loss, SHAPES, exact=exact)
+        called = self._called(loss, SHAPES, exact=exact)
         trials = []
         for k, (one, likelihood) in enumerate(itertools.product(candidates, weights)):
             self.progress(k, len(candidates) * len(weights), f"loss as {one}")

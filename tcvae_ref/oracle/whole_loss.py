@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tcvae_ref.oracle.aliases import WEIGHTS
+from tcvae_ref.oracle.identity import require_a_function
 from tcvae_ref.oracle.sampler import Fault
 from tcvae_ref.oracle.step_loss import PIXELS, StepLoss, mean
 from tcvae_ref.oracle.subject import received
@@ -90,6 +91,25 @@ def calls(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool
         for k, case in enumerate(cases)
     ]
     return Calls(cases, values, known_pixels)
+
+
+def first_called(loss: StepLoss, seed: int, *, exact: bool) -> StepLoss:
+    """A loss that is known to be a function, with its reconstruction handed over as it takes it.
+
+    Raises
+    ------
+    TargetFault
+        As `calls`, or two calls with the same numbers differ.
+    """
+    case = batches(loss, SHAPES[0], seed, exact=exact)[0]
+    try:
+        first = _observe(loss, case)
+    except TargetFault:
+        loss = replace(loss, handed="mean")
+        first = _observe(loss, case)
+    one, other = ({"the loss": found.values["penalty"]} for found in (first, _observe(loss, case)))
+    require_a_function(one, other, FITS[loss.dtype])
+    return loss
 
 
 def effective(loss: StepLoss, called: Calls, estimator: str) -> Effective:
