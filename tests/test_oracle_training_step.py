@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from optional import torch
+from right_losses import random_columns, subdiagonal, torch_mss_with_free_column
 from wrong_losses import build
 from wrong_steps import BETA, STEPS, pixels
 
@@ -563,6 +564,42 @@ def test_a_right_loss_with_weights_in_float32_is_told_so(scale):
     assert found.verdict is Verdict.WRONG
     told = [one.evidence for one in found.diagnosis if "right to the digits of float32" in one.evidence]
     assert len(told) == (scale == 1.0)
+
+
+def with_column(column, reconstruction=1.0, closed_form=False):
+    """A whole loss with MSS in which `column` names the free column."""
+    terms = torch_mss_with_free_column(column)
+
+    def loss(recon_x, x, z, mu, logvar, dataset_size):
+        t = terms(z, mu, logvar, dataset_size)
+        kl = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
+        penalty = kl + 5.0 * t["tc"] if closed_form else t["mi"] + 6.0 * t["tc"] + t["dwkl"]
+        return reconstruction * RECONSTRUCTIONS["MSE"](recon_x, x) + penalty
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("column", "closed_form", "claimed"), [(subdiagonal, False, "auto"), (random_columns, True, "mss")]
+)
+def test_another_free_column_is_a_valid_alternative(column, closed_form, claimed):
+    loss = with_column(column, closed_form=closed_form)
+    found = check_step(loss=loss, framework="torch", estimator=claimed, beta=6.0)
+    assert (found.verdict, found.exit_status, found.diagnosis) == (Verdict.INCONCLUSIVE, 3, ())
+    assert "valid alternative: MSS with another choice of the free column" in found.notes
+    assert found.estimator == "mss"
+
+
+def test_another_free_column_does_not_hide_what_else_is_wrong():
+    found = check_step(loss=with_column(subdiagonal, reconstruction=2.0), framework="torch", beta=6.0)
+    assert (found.verdict, [one.id for one in found.diagnosis]) == (Verdict.WRONG, ["reconstruction-scaled"])
+
+
+def test_a_loss_of_another_estimator_than_is_claimed_is_told_which():
+    right = STEPS["loss: right MSS"].make("torch")["loss"]
+    found = check_step(loss=right, framework="torch", estimator="mws", beta=6.0)
+    assert found.verdict is Verdict.WRONG
+    assert "computes mss, not mws as claimed: --estimator mss" in found.notes
 
 
 def test_a_likelihood_that_is_not_known_is_said_to_be_so():

@@ -222,6 +222,8 @@ class _Judge:
         self.estimator = "-"
         self.any_beta = False
         """Whether nothing was said of beta: then what is inside a loss is reported, and not judged."""
+        self.alternative = ""
+        """What the terms of a loss are, where they are as right as those of an estimator here and are none of them."""
         self.likelihoods: dict[str, float] = {}
         """Those that explain how the loss changes with its images, where it takes such, and the weight it then has."""
         adapter.warm_up()
@@ -280,6 +282,9 @@ class _Judge:
             faults = self._faults(loss, found, candidates)
         except TargetFault as fault:
             return self.failed("loss", fault, began)
+        if self.alternative and not faults:
+            self.keep("loss", Verdict.INCONCLUSIVE, self.alternative, began, len(SHAPES) * whole_loss.COUNT)
+            return None
         self.conclude("loss", faults, began, len(SHAPES) * whole_loss.COUNT, whole_loss.in_words(found[0]))
         if "step" in loss.takes and found[0].misfit <= FITS[self.dtype]:
             began = time.monotonic()
@@ -414,8 +419,8 @@ class _Judge:
         for likelihood in alike or [loss.likelihood]:
             this = replace(loss, likelihood=likelihood)
             read.append((self._of_the_terms(this, candidates, weights), this))
-        faults, chosen = min(read, key=lambda one: (one[0][0].id == "unknown", len(one[0])))
-        if len(alike) < 2 or faults[0].id != "unknown":
+        faults, chosen = min(read, key=lambda one: (_is_unknown(one[0]), len(one[0])))
+        if len(alike) < 2 or not _is_unknown(faults):
             self._say_likelihood(chosen)
         if abs(loss.weight - 1.0) > EQUAL[self.dtype]:
             words = f"the reconstruction is {loss.weight:.4g} times what it should be"
@@ -445,6 +450,8 @@ class _Judge:
             this = replace(subject, function=_renamed(loss.penalty, quantity))
             others = [one for one in candidates if one != self.estimator]
             found = diagnosis.diagnose(this, (quantity,), others=others)
+            if found.notes and not found.diagnosis:
+                return self._of_an_alternative(found)
             if found.diagnosis and all(one.id != "unknown" for one in found.diagnosis):
                 self.notes.extend(found.notes)
                 self.estimator = found.estimator or self.estimator
@@ -453,6 +460,15 @@ class _Judge:
         return [Fault(one.id, f"{one.evidence}; {_ADVICE}") for one in said] or [
             Fault("unknown", f"its terms are not those of {self.estimator}; {_ADVICE}")
         ]
+
+    def _of_an_alternative(self, found: diagnosis.Findings) -> list[Fault]:
+        """What is wrong with a penalty that is right as something else than was claimed: nothing, where it is valid."""
+        self.notes.extend(found.notes)
+        self.estimator = found.estimator or self.estimator
+        if not found.valid:
+            return [Fault("unknown", f"its terms are not those of {self.estimator}")]
+        self.alternative = f"{found.notes[0]}; right on the cases of the diagnosis, and not held to others"
+        return []
 
     # --- the warm-up ----------------------------------------------------------------------------------------
 
@@ -507,6 +523,10 @@ def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:
     """How little the names of what is wrong say: 0 for nothing wrong, 1 for a name."""
     ids = {faults[0].id for faults in by_shape if faults}
     return 0 if not ids else 3 if ids & {"unknown", "other-weights"} else 2 if whole_loss.GENERAL in ids else 1
+
+
+def _is_unknown(faults: Sequence[Fault]) -> bool:
+    return bool(faults) and faults[0].id == "unknown"
 
 
 def _are_means_of_sums(found: Sequence[Effective]) -> bool:
