@@ -19,7 +19,7 @@ from right_losses import VARIANTS, random_columns, subdiagonal, torch_mss_with_f
 from wrong_losses import MISTAKES, PAIRS, WRONG, TorchScaledGradient, build, estimator_of
 
 from tcvae_ref.oracle import Verdict, adapters, check, report
-from tcvae_ref.oracle.diagnosis import diagnose
+from tcvae_ref.oracle.diagnosis import RIGHT_IN_FLOAT32, diagnose
 from tcvae_ref.oracle.machine_report import from_json, to_json
 from tcvae_ref.oracle.mistakes import listed, steps
 from tcvae_ref.oracle.primitives import probe
@@ -539,6 +539,24 @@ def test_constants_that_are_kept_in_float32():
         model.log_weights = exact
     assert ids(found) == ["mss-weights-in-columns"]
     assert found.notes == ("part of it seems to be computed in float32",)
+
+
+@pytest.mark.parametrize("claimed", ["mss", "auto"])
+def test_what_is_right_but_for_float32_inside_is_told_so(claimed):
+    def loss(z, mu, logvar, dataset_size):
+        M, N = len(z), dataset_size
+        i = torch.arange(M)
+        W = torch.full((M, M), 1 / (M - 1), dtype=torch.float32)
+        W[i, (i + 1) % M] = (N - M + 1) / (N * (M - 1))
+        W[i, i] = 1 / N
+        pairs = -0.5 * ((z[:, None] - mu) ** 2 / logvar.exp() + logvar + math.log(2 * math.pi))
+        log_qz, product = torch.logsumexp(pairs.sum(2) + W.log(), 1), torch.logsumexp(pairs + W.log()[..., None], 1)
+        return (log_qz - product.sum(1)).mean()
+
+    few = {"dtypes": ("float64",), "checks": ("values",), "max_examples": 5}
+    found = check(loss, framework="torch", estimator=claimed, **few)
+    assert (found.verdict, found.estimator, len(found.diagnosis)) == (Verdict.WRONG, "mss", 1)
+    assert found.diagnosis[0].evidence.startswith(RIGHT_IN_FLOAT32)
 
 
 def test_a_page_has_the_report_and_a_picture_of_the_weights():

@@ -18,6 +18,7 @@ from wrong_steps import BETA, STEPS, pixels
 from tcvae_ref import cli
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle import machine_report, records, sampler, step_loss, whole_loss
+from tcvae_ref.oracle.diagnosis import RIGHT_IN_FLOAT32
 from tcvae_ref.oracle.training_step import check_step, replay_step
 from tcvae_ref.oracle.types import Verdict
 
@@ -541,29 +542,44 @@ def test_a_weight_that_is_another_width_is_said_to_be_one(name, weight, width):
     assert noted == ([f"{width}, if that is meant"] if width else [])
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.001])
-def test_a_right_loss_with_weights_in_float32_is_told_so(scale):
-    """And one with a mistake that float32 could not hide is not."""
+def float32_inside(wrong):
+    """A whole loss with the weights of MSS in float32, and what may be wrong besides."""
 
     def loss(recon_x, x, z, mu, logvar, dataset_size, beta):
         M, N = len(z), dataset_size
         i = torch.arange(M)
         W = torch.Tensor(M, M).fill_(1 / (M - 1))
         W[i, (i + 1) % M] = (N - M + 1) / (N * (M - 1))
-        W[i, i] = scale / N
+        W[i, i] = (1.001 if wrong == "weights" else 1.0) / N
         pairs = -0.5 * ((z[:, None] - mu) ** 2 / logvar.exp() + logvar + math.log(2 * math.pi))
         log_w = W.log()
         log_qz = torch.logsumexp(pairs.sum(2) + log_w, 1).mean()
         marginals = torch.logsumexp(pairs + log_w[..., None], 1).sum(1).mean()
         own = -0.5 * ((z - mu) ** 2 / logvar.exp() + logvar + math.log(2 * math.pi)).sum(1).mean()
-        prior = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1).mean()
-        penalty = (own - log_qz) + beta * (log_qz - marginals) + (marginals - prior)
-        return RECONSTRUCTIONS["BCE of logits"](recon_x, x) + penalty
+        prior = -0.5 * (z**2 + math.log(2 * math.pi) * (wrong != "constant")).sum(1).mean()
+        tc = (beta + (wrong == "KL + beta TC")) * (log_qz - marginals)
+        total = RECONSTRUCTIONS["BCE of logits"](recon_x, x) + (own - log_qz) + tc + (marginals - prior)
+        return 0.5 * (total + total.detach()) if wrong == "gradients" else total
 
-    found = check_step(loss=loss, framework="torch", estimator="mss")
+    return loss
+
+
+@pytest.mark.parametrize("wrong", ["", "weights", "constant", "gradients", "KL + beta TC"])
+def test_a_right_loss_with_weights_in_float32_is_told_so(wrong):
+    """And one with a mistake that float32 could not hide is not."""
+    found = check_step(loss=float32_inside(wrong), framework="torch", estimator="mss")
     assert found.verdict is Verdict.WRONG
-    told = [one.evidence for one in found.diagnosis if "right to the digits of float32" in one.evidence]
-    assert len(told) == (scale == 1.0)
+    assert any(RIGHT_IN_FLOAT32 in one.evidence for one in found.diagnosis) == (wrong == "")
+    named = {"KL + beta TC": "beta-for-beta-minus-one"}
+    assert found.diagnosis[0].id == named.get(wrong, "unknown")
+
+
+def test_a_mistake_as_small_as_the_digits_of_float32_has_its_name():
+    def loss(nll, z, mu, logvar, dataset_size):
+        return nll.mean() + right_penalty(z, mu, torch.log(logvar.exp() + 1e-7), dataset_size)
+
+    found = check_step(loss=loss, framework="torch", beta=6.0)
+    assert [one.id for one in found.diagnosis] == ["variance-epsilon"]
 
 
 def with_column(column, reconstruction=1.0, closed_form=False):

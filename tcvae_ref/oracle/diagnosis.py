@@ -33,6 +33,10 @@ DIGITS = {"float64": 9.0, "float32": 4.0}
 """To how many digits a mistake must agree on every case. In less precision nothing is named."""
 FLOAT32_INSIDE = 5.5
 """Digits that are left where float64 code keeps some of its numbers in float32."""
+RIGHT_IN_FLOAT32 = (
+    "right to the digits of float32 and no further: something in it is float32 whatever its arguments are, such as "
+    "weights in torch.Tensor(M, M); give it the dtype of z"
+)
 RIVALS = 3
 COUNTEREXAMPLE = "the counterexample"
 _IN_A_PAIR = 1e-6  # another N is whole to this
@@ -50,6 +54,11 @@ class Findings(NamedTuple):
     def valid(self) -> bool:
         """Whether it is right as something that is no estimator here: what it was held to is not its own formula."""
         return FREE_COLUMN in self.notes
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what is wrong: nothing is left to be found by taking the target for something else."""
+        return all(one.id != "unknown" or one.evidence.startswith(RIGHT_IN_FLOAT32) for one in self.diagnosis)
 
 
 def diagnose(
@@ -82,11 +91,11 @@ def diagnose(
         where nothing is off.
     """
     found = _as_claimed(subject, tuple(quantities), results, gradients=gradients)
-    if not any(one.id == "unknown" for one in found.diagnosis):
+    if found.settled:
         return found
     for estimator in others:
         other = _as_claimed(replace(subject, estimator=estimator), tuple(quantities), results, gradients=gradients)
-        if other.valid or (other.diagnosis and all(one.id != "unknown" for one in other.diagnosis)):
+        if other.valid or (other.diagnosis and other.settled):
             return other._replace(estimator=estimator)
     return found
 
@@ -102,7 +111,7 @@ def _as_claimed(
     if subject.dtype not in DIGITS:
         return Findings(notes=(f"no diagnosis in {subject.dtype}: too few digits to tell mistakes apart",))
     found = _Search(subject, names, sightings, DIGITS[subject.dtype]).findings(results)
-    if subject.dtype == "float64" and any(one.id == "unknown" for one in found.diagnosis):
+    if subject.dtype == "float64" and not found.settled:
         rougher = _Search(subject, names, sightings, FLOAT32_INSIDE)
         readings = rougher.singles() or rougher.pairs()
         if readings:
@@ -168,6 +177,7 @@ class _Search:
             self.singles,
             lambda: signatures.ratios(self.sightings, self.needed),
             self.other_size,
+            self.rounded,
             self.pairs,
             lambda: signatures.offsets(self.sightings),
             self.beside,
@@ -184,6 +194,12 @@ class _Search:
             return []
         words = "right within what z^2 - 2 z mu + mu^2 loses to cancellation, and off beyond what (z - mu)^2 loses"
         return [Reading(("expanded-square",), (words,), self.needed)]
+
+    def rounded(self) -> list[Reading]:
+        """Right but for what numbers in float32 lose where float64 is asked for."""
+        if self.needed <= FLOAT32_INSIDE or not self.nearly_right(FLOAT32_INSIDE):
+            return []
+        return [Reading(("unknown",), (RIGHT_IN_FLOAT32,), FLOAT32_INSIDE)]
 
     @functools.cached_property
     def possible(self) -> list[Mistake]:
@@ -222,8 +238,8 @@ class _Search:
         """A mistake of the library, and a constant or a constant ratio that the library has not."""
         if not all(s.observed.gradients and s.finite for s in self.sightings):
             return []
-        if self.first.name == COUNTEREXAMPLE or self.nearly_right():
-            return []
+        if self.first.name == COUNTEREXAMPLE or self.nearly_right(self.needed - 2):
+            return []  # a factor and its inverse would pass for two mistakes
         for mistake in self.possible:
             others = self.relative_to(mistake.steps)
             if others:
@@ -232,9 +248,9 @@ class _Search:
                     return [_pair(mistake, one)] if len(one.ids) == 1 else []
         return []
 
-    def nearly_right(self) -> bool:
-        """Whether the target is off by so little that a factor and its inverse would pass for two mistakes."""
-        return all(relative(s, *s.truth, self.needed - 2).off == frozenset() for s in self.sightings)
+    def nearly_right(self, digits: float) -> bool:
+        """Whether the target is right to so many digits on every case."""
+        return all(not relative(s, *s.truth, digits).off for s in self.sightings)
 
     def relative_to(self, steps: type[Loss]) -> list[Sighting]:
         """What was returned, held to a wrong loss; nothing where its gradients are no multiple of that one's."""

@@ -39,10 +39,6 @@ Handed: TypeAlias = str | Callable[..., Any] | None
 _ADVICE = "tcvae-ref check of a function of the penalty alone says more"
 _OFF_BY_FLOAT32 = 1e-6
 """Relative to the terms: what one number in float32 costs a loss in float64."""
-_FLOAT32_INSIDE = (
-    "right to the digits of float32 and no further: something in it is float32 whatever its arguments are, such as "
-    "weights in torch.Tensor(M, M); give it the dtype of z"
-)
 BETA = 6.0
 """What a loss that takes beta is handed where nothing else is said: the paper's on dSprites."""
 _ARRIVED = 1e-3
@@ -364,10 +360,11 @@ class _Judge:
 
     def _faults(self, loss: StepLoss, found: list[Effective], candidates: Sequence[str]) -> list[Fault]:
         """The names of what is wrong with a loss: its weights, or else its terms."""
-        largest = whole_loss.OFFSET[self.dtype] * max(1.0, float(np.max(np.abs(self.wanted))))
+        digits = self._digits(found)
+        largest = whole_loss.OFFSET[digits] * max(1.0, float(np.max(np.abs(self.wanted))))
         told = "dataset_size" in loss.takes or loss.dataset_size is not None
         known = not loss.of_pixels or bool(self.likelihoods)
-        fits = max(each.misfit for each in found) <= FITS[self.dtype]
+        fits = max(each.misfit for each in found) <= FITS[digits]
         offset = fits and told and known and max(abs(each.constant) for each in found) > largest
         if not fits and not told:
             raise TargetFault("the loss takes no dataset_size, and fits none of those tried; say N with --dataset-size")
@@ -375,34 +372,30 @@ class _Judge:
             self.notes.append("N is inside the loss: log(N M) was not judged; say N with --dataset-size")
         if not fits and not known:
             return [Fault("unknown", f"its terms are not those of {self.estimator}; {_ADVICE}")]
-        if not fits and known and self._right_in_float32(loss, found):
-            return [Fault("unknown", _FLOAT32_INSIDE)]
         if not fits and self.any_beta and "beta" not in loss.takes:
             inside = f"{self.claimed['beta']:g}"
             self.notes.append(f"beta inside the loss is taken for {inside}; say --beta if it is another")
         if not fits:
             return self._of_the_images(loss, candidates, self.wanted)
-        by_shape = self._names(loss, found, self.dtype)
+        by_shape = self._names(loss, found, digits)
         common = [f for f in by_shape[0] if any(f.id == other.id for other in by_shape[1])]
         common = [f for f in common if f.id != whole_loss.GENERAL] or common
         if any(by_shape):
             self._say_likelihood(loss)
             words = "; ".join(whole_loss.in_words(each) for each in found)
             return common or [Fault("unknown", f"in effect, for M = {SHAPES[0][0]} and {SHAPES[1][0]}: {words}")]
-        if offset:
-            return self._of_the_images(loss, candidates, self._plain(found[0].weights))
         case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=_is_exact(self.estimator))[0]
-        off = whole_loss.gradients_off(loss, case, self.estimator, found[0])
-        if off:
+        if digits != self.dtype and not (known and told):
+            return [Fault("unknown", diagnosis.RIGHT_IN_FLOAT32)]
+        if offset or digits != self.dtype or whole_loss.gradients_off(loss, case, self.estimator, found[0]):
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
         self._say_likelihood(loss)
         return []
 
-    def _right_in_float32(self, loss: StepLoss, found: list[Effective]) -> bool:
-        """Whether a loss that is judged in float64 is right to the digits of float32."""
-        if self.dtype != "float64" or max(each.misfit for each in found) > _OFF_BY_FLOAT32:
-            return False
-        return not any(self._names(loss, found, "float32"))
+    def _digits(self, found: Sequence[Effective]) -> str:
+        """The dtype to whose digits weights fit: float32 where that is all that float64 gives."""
+        misfit = max(each.misfit for each in found)
+        return "float32" if self.dtype == "float64" and FITS["float64"] < misfit <= _OFF_BY_FLOAT32 else self.dtype
 
     def _plain(self, weights: Array) -> Array:
         """Weights in effect without the rounding of having been solved for: near fractions in their place."""
@@ -452,7 +445,7 @@ class _Judge:
             found = diagnosis.diagnose(this, (quantity,), others=others)
             if found.notes and not found.diagnosis:
                 return self._of_an_alternative(found)
-            if found.diagnosis and all(one.id != "unknown" for one in found.diagnosis):
+            if found.diagnosis and found.settled:
                 self.notes.extend(found.notes)
                 self.estimator = found.estimator or self.estimator
                 return [Fault(one.id, one.evidence) for one in found.diagnosis]
@@ -526,7 +519,8 @@ def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:
 
 
 def _is_unknown(faults: Sequence[Fault]) -> bool:
-    return bool(faults) and faults[0].id == "unknown"
+    """Whether nothing is known of what is wrong."""
+    return bool(faults) and faults[0].id == "unknown" and not faults[0].words.startswith(diagnosis.RIGHT_IN_FLOAT32)
 
 
 def _are_means_of_sums(found: Sequence[Effective]) -> bool:
