@@ -76,6 +76,26 @@ class TestWhatATargetIs:
         assert ("the scalar is KL" in notes) == (factor == 1)
         assert ("fits neither form" in notes) == (factor == 2)
 
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({}, ["loss, KLD; to say what one is, --returns tc=tc_loss,QUANTITY=KLD; --weights beta=6 says"]),
+            ({"weights": {"beta": 6}}, ["KLD; to say what one is, --returns penalty=loss,tc=tc_loss,QUANTITY=KLD"]),
+            ({"returns": "tc=tc_loss"}, []),
+        ],
+    )
+    def test_parts_that_are_not_judged_are_named(self, options, said):
+        def loss(z, mu, log_var, dataset_size):
+            t = right()(z, mu, log_var, dataset_size)
+            whole = t["mi"] + 6 * t["tc"] + t["dwkl"]
+            return {"loss": whole, "KLD": t["dwkl"].detach(), "tc_loss": t["tc"], "epoch": "first"}
+
+        report = check(loss, **options, **QUICK)
+        assert report.verdict is Verdict.PASS
+        found = [note for note in report.notes if note.startswith("returned, and not judged: ")]
+        assert len(found) == len(said)
+        assert all(words in note for words, note in zip(said, found, strict=True))
+
     def test_a_method_with_a_factory(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "models.py").write_text(

@@ -363,14 +363,16 @@ def test_a_saved_part_is_judged_again(place, capsys, options, repair):
 
 
 def test_a_saved_loss_is_called_as_it_was(place, capsys):
-    Path("their_loss.py").write_text(CLASS)
+    code = CLASS.replace("return nll + mi", "return nll, nll + mi")
+    Path("their_loss.py").write_text(code)
     how = ["--args", "decoded=out,x=img,z=code,mu=a,log_std=b", "--factory", "their_loss.py:make", "--beta", "6"]
+    how += ["--returns", "loss=1"]
     assert cli.main(["check-step", "--loss", "their_loss.py:Loss", *how, "--no-save"]) == 1
     assert not records.FOLDER.exists()
     assert cli.main(["check-step", "--loss", "their_loss.py:Loss", *how]) == 1
     capsys.readouterr()
     assert replayed(capsys) == ("FAILED", 1)
-    Path("their_loss.py").write_text(CLASS.replace("4.0", "6.0"))
+    Path("their_loss.py").write_text(code.replace("4.0", "6.0"))
     assert replayed(capsys) == ("FIXED", 0)
 
 
@@ -635,18 +637,42 @@ def test_the_estimator_is_that_of_the_diagnosis():
     assert not any("takes it for" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("returned", [
-    lambda r, p: {"recon_loss": r, "kl": p, "total_loss": r + p},
-    lambda r, p: (r + p, r, p),
-    lambda r, p: collections.namedtuple("Out", "parts loss")(p, r + p),
+Out = collections.namedtuple("Out", "parts loss")
+
+
+@pytest.mark.parametrize(("returned", "returns", "which"), [
+    (
+        lambda r, p: {"recon_loss": r, "kl": p, "total_loss": r + p},
+        None,
+        " -> total_loss, of 3 parts; not judged: recon_loss, kl",
+    ),
+    (lambda r, p: (r + p, r, p), None, " -> the first of 3 parts; another is named by --returns loss=1"),
+    (lambda r, p: Out(p, r + p), None, " -> loss, of 2 parts; not judged: parts"),
+    (lambda r, p: [r + p], None, ""),
+    (lambda r, p: {"elbo": r + p}, None, ""),
+    (lambda r, p: (r, r + p), "loss=1", " -> part 1, as asked for"),
+    (lambda r, p: (r, r + p), ("-", "loss"), " -> part 1, as asked for"),
+    (lambda r, p: {"loss": r, "all": r + p}, {"loss": "all"}, " -> part all, as asked for"),
 ])  # fmt: skip
-def test_losses_among_their_parts(returned):
+def test_losses_among_their_parts(returned, returns, which):
     def loss(nll, z, mu, logvar, dataset_size):
         return returned(nll.mean(), right_penalty(z, mu, logvar, dataset_size))
 
-    assert check_step(loss=loss, framework="torch").verdict is Verdict.PASS
+    found = check_step(loss=loss, framework="torch", returns=returns)
+    assert found.verdict is Verdict.PASS
+    assert found.mapping == f"loss(nll, z, mu, logvar=log_var, dataset_size=dataset_size){which}"
+
+
+def test_a_loss_that_is_none_of_the_parts():
     unnamed = check_step(loss=lambda nll, z, mu, logvar, N: {"a": nll.mean(), "b": mu.sum()}, framework="torch")
     assert "a, b; which is minimised is not known" in unnamed.results[0].message
+    assert "name it with --returns loss=NAME" in unnamed.results[0].message
+    first = check_step(loss=lambda nll, z, mu, logvar, N: (nll + z[:, 0], mu.sum()), framework="torch")
+    assert "the loss is (5,); a scalar is needed (the first of 2 parts; " in first.results[0].message
+    absent = check_step(loss=lambda nll, z, mu, logvar, N: (nll, mu.sum()), framework="torch", returns="loss=2")
+    assert "2, named as loss, is not among them" in absent.results[0].message
+    with pytest.raises(InputError, match="returns='tc' is unknown; choose one of loss"):
+        check_step(loss=lambda nll, z, mu, logvar, N: nll, framework="torch", returns="tc=1")
 
 
 def test_a_reconstruction_that_is_a_sum():

@@ -37,6 +37,7 @@ from tcvae_ref.oracle.subject import Subject
 from tcvae_ref.oracle.target import FEWEST, LOADING, Target, load
 from tcvae_ref.oracle.types import (
     FAILURES,
+    Case,
     CheckProgress,
     CheckResult,
     Counterexample,
@@ -255,10 +256,23 @@ class _Run:
         first = subject.observe(subject.receive(case)).values
         subject = replace(subject, quantities=tuple(first))
         require_a_function(first, subject.observe(subject.receive(case)).values)
+        self.notes.extend(self._passed_over(subject, case))
         if "float64" in self.adapter.dtypes and subject.dtype != "float64":  # in which estimators differ most
             exp, log = (one.finite_error for one in self._probe("float64").values())
             subject = replace(subject, dtype="float64", primitives=Primitives(exp, log))
         return identify(self.target, subject, options.estimator, options.seed, gradients=options.gradients)
+
+    def _passed_over(self, subject: Subject, case: Case) -> list[str]:
+        """What to say of parts that the target returns besides."""
+        said: list[str] = []
+
+        def look(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+            said.append(self.target.passed_over(tensors, constants))
+            return {}
+
+        one = replace(subject, function=look, variant=self.adapter.variants[0])
+        one.observe(one.receive(case))
+        return list(filter(None, said[-1:]))
 
     def _subject(self, probed: Mapping[str, Primitives]) -> Subject:
         """The target as it is claimed to be, in the first dtype and variant."""

@@ -264,7 +264,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     **{"steps": list, "warm_up": list},
 }
 """Options that say how the target is called, or what of a training step is looked at, and what each is."""
-OF_THE_LOSS = ("arguments", "parameterisation", "packed", "factory", "bind")
+OF_THE_LOSS = ("arguments", "parameterisation", "packed", "returns", "factory", "bind")
 """Options of `check_step` that say how a loss is called."""
 _OF_A_STEP = {
     *("handed", "handed_as", "alpha", "beta", "gamma", "estimator", "framework", "steps", "warm_up", "dataset_size"),

@@ -41,8 +41,8 @@ def _key(name: Any) -> str:
 _QUANTITY_OF = {_key(alias): quantity for quantity, names in RESULT_ALIASES.items() for alias in names}
 
 
-def parse_returns(where: str, returns: Any) -> Returns:
-    """The option `returns`: "mi,tc,-", "tc=total,mi=index_mi", a sequence or a mapping.
+def parse_returns(where: str, returns: Any, known: Sequence[str] = QUANTITIES) -> Returns:
+    """The option `returns`, of quantities that are known: "mi,tc,-", "tc=total,mi=index_mi", a sequence or a mapping.
 
     Raises
     ------
@@ -54,15 +54,15 @@ def parse_returns(where: str, returns: Any) -> Returns:
     if isinstance(returns, str):
         returns = parse_pairs(f"{where}: returns", returns) if "=" in returns else returns.split(",")
     if isinstance(returns, Mapping):
-        named = {option(where, "returns", key, QUANTITIES): part for key, part in returns.items()}
+        named = {option(where, "returns", key, known): part for key, part in returns.items()}
     else:
-        words = [option(where, "returns", word.strip(), (*QUANTITIES, IGNORED)) for word in returns]
+        words = [option(where, "returns", word.strip(), (*known, IGNORED)) for word in returns]
         named = {word: word for word in words if word != IGNORED}
         twice = [word for word in named if words.count(word) > 1]
         if twice:
             raise InputError(f"{where}: returns names {twice[0]} twice; use {IGNORED!r} for a part that is not judged")
     if not named:
-        raise InputError(f"{where}: returns={returns!r} names no quantity; choose of {', '.join(QUANTITIES)}")
+        raise InputError(f"{where}: returns={returns!r} names no quantity; choose of {', '.join(known)}")
     return named if isinstance(returns, Mapping) else tuple(words)
 
 
@@ -100,6 +100,24 @@ def name_results(result: Any, returns: Returns, *, with_penalty: bool) -> dict[s
     if isinstance(returns, tuple):
         asked = {quantity: name for quantity, name in asked.items() if quantity in returns}
     return _taken(result, names, asked, returns)
+
+
+def passed_over(result: Any, *, with_penalty: bool) -> str:
+    """What to say of the numbers in a result, returned by name, that `name_results` takes for nothing; "" if none."""
+    if _is_numeric(result) or (isinstance(result, Sequence) and not hasattr(result, "_fields")):
+        return ""
+    names = _names(result)
+    taken = _by_known_name(result, names, with_penalty)
+    others = [name for name in names if name not in taken.values() and _is_numeric(_part(result, name))]
+    if not others:
+        return ""
+    penalty = any(_QUANTITY_OF.get(_key(name)) in PENALTIES for name in others)
+    weights = "; --weights beta=6 says what makes up a penalty" if penalty else ""
+    known = "".join(f"{quantity}={name}," for quantity, name in taken.items())
+    return (
+        f"returned, and not judged: {', '.join(map(str, others))}; to say what one is, "
+        f"--returns {known}QUANTITY={others[-1]}{weights}"
+    )
 
 
 def _refuse_unfinished(result: Any) -> None:

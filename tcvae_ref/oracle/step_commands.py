@@ -43,6 +43,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--args", metavar="NAME=THEIRS,...", help="parameters of the loss: z=code, x=img, decoded=out")
     group.add_argument("--width", metavar="W", help="what holds the posteriors' width: log-var, log-std, std or var")
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
+    group.add_argument("--returns", metavar="loss=PART", help="which part it returns is minimised: loss=1, loss=elbo")
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
@@ -93,6 +94,7 @@ def _check_step(arguments: argparse.Namespace) -> int:
             arguments=parse_pairs("--args", arguments.args) if arguments.args else None,
             parameterisation=arguments.width and arguments.width.replace("-", "_"),
             packed=arguments.packed,
+            returns=arguments.returns,
             factory=arguments.factory,
             progress=progress,
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ROLES, WEIGHTS, key, keys
 from tcvae_ref.oracle.inference import map_arguments, parameters_of
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
+from tcvae_ref.oracle.returns import Returns, name_results, parse_returns
 from tcvae_ref.oracle.types import TargetFault
 from tcvae_ref.types import Array
 
@@ -57,6 +58,8 @@ class StepLoss:
     """Of the reconstruction, as far as it is known."""
     dataset_size: int | None = None
     """N inside the loss, where it does not take it."""
+    returns: Returns = None
+    """Which part of what it returns is `LOSS`, where its name does not say so."""
 
     @property
     def takes(self) -> frozenset[str]:
@@ -65,9 +68,12 @@ class StepLoss:
 
     def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """The loss of a batch, as the oracle's quantity `penalty`."""
+        return {"penalty": self.minimised(tensors, constants).value}
+
+    def minimised(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> "Minimised":
+        """The loss of a batch, and which part of what is returned it is."""
         given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
-        result = self.arguments.call(self.callable, given, self.adapter.stack)
-        return {"penalty": _total(result)}
+        return minimised(self.arguments.call(self.callable, given, self.adapter.stack), self.returns)
 
     def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """What the loss adds to minus the reconstruction."""
@@ -121,29 +127,53 @@ def mean(values: Any) -> Any:
     return sum((values[i] for i in range(1, M)), values[0]) / M
 
 
+LOSS = "loss"
+"""What is minimised, by the name that the option `returns` has for it."""
 TOTALS = keys("loss total_loss total objective loss_total")
 """Names of the whole among the parts that a loss returns."""
 
 
-def _total(result: Any) -> Any:
-    """The loss itself, of what a function returned: by its name among others, or the first.
+class Minimised(NamedTuple):
+    """What is minimised, of what a loss returned."""
+
+    value: Any
+    which: str = ""
+    """Which part it is, in words; "" where nothing else was returned."""
+
+
+def minimised(result: Any, returns: Returns = None) -> Minimised:
+    """The loss itself, of what a function returned: as asked for, or by its name, or the first.
 
     Raises
     ------
     TargetFault
-        Of several things with names none is called a loss.
+        Of several things with names none is called a loss, or what is asked for is not there.
     """
+    if returns:
+        asked = returns[LOSS] if isinstance(returns, dict) else returns.index(LOSS)
+        return Minimised(name_results(result, returns, with_penalty=True)[LOSS], f"part {asked}, as asked for")
     if hasattr(result, "_asdict"):
         result = result._asdict()
     if isinstance(result, Mapping):
-        named = [value for name, value in result.items() if key(str(name)) in TOTALS]
-        if not named and len(result) != 1:
-            names = ", ".join(map(str, result)) or "nothing"
-            raise TargetFault(f"the loss returned {names}; which is minimised is not known: call it loss or total_loss")
-        return named[0] if named else next(iter(result.values()))
+        return _by_name(result)
     if isinstance(result, tuple | list) and result:
-        return result[0]
-    return getattr(result, "loss", result)
+        others = f"the first of {len(result)} parts; another is named by --returns {LOSS}=1"
+        return Minimised(result[0], others if len(result) > 1 else "")
+    return Minimised(getattr(result, LOSS, result))
+
+
+def _by_name(result: Mapping[Any, Any]) -> Minimised:
+    """The part that is called a loss, or the only one."""
+    name = next((name for name in result if key(str(name)) in TOTALS), None)
+    if name is None and len(result) != 1:
+        names = ", ".join(map(str, result)) or "nothing"
+        raise TargetFault(
+            f"the loss returned {names}; which is minimised is not known: call it loss or total_loss, "
+            f"or name it with --returns {LOSS}=NAME"
+        )
+    name = next(iter(result)) if name is None else name
+    others = ", ".join(str(other) for other in result if other != name)
+    return Minimised(result[name], f"{name}, of {len(result)} parts; not judged: {others}" if others else "")
 
 
 def understand(
@@ -159,6 +189,7 @@ def understand(
     names = [p.name for p in parameters_of(function)]
     bound = options.pop("bind", None) or {}
     named = options.pop("arguments", None) or {}
+    returns = parse_returns(name, options.pop("returns", None), (LOSS,))
     found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
     found = {n: role for n, role in found.items() if n not in named.values() and role not in named}
     found.update({theirs: role for role, theirs in named.items() if role in ROLES})
@@ -173,4 +204,5 @@ def understand(
         )
 
     mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
-    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=mapped.bound.get("dataset_size"))
+    size = mapped.bound.get("dataset_size")
+    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=size, returns=returns)

@@ -12,7 +12,7 @@ from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.foreign import looked_at
 from tcvae_ref.oracle.inference import map_arguments
 from tcvae_ref.oracle.mapping import ArgumentMap, Stack, of_numpy
-from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns
+from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns, passed_over
 from tcvae_ref.oracle.types import PENALTIES
 
 FEWEST = 7
@@ -40,11 +40,21 @@ class Target:
         TargetFault
             It returned what no quantity is found in, or a quantity of a wrong shape.
         """
-        result = self.arguments.call(self.callable, {**tensors, **constants}, self.stack)
+        result = self.result(tensors, constants)
         values = name_results(result, self.returns, with_penalty=self._with_penalty)
         M, D = tensors["z"].shape
         check_shapes(values, int(M), int(D))
         return values
+
+    def result(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> Any:
+        """What the target itself returns."""
+        return self.arguments.call(self.callable, {**tensors, **constants}, self.stack)
+
+    def passed_over(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> str:
+        """What to say of parts of a result that are not judged though no option leaves them out; "" if none are."""
+        if self.returns is not None:
+            return ""
+        return passed_over(self.result(tensors, constants), with_penalty=self._with_penalty)
 
     @property
     def _with_penalty(self) -> bool:

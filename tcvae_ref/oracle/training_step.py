@@ -61,6 +61,7 @@ def check_step(
     arguments: Mapping[str, str] | None = None,
     parameterisation: str | None = None,
     packed: str | None = None,
+    returns: str | Sequence[str] | Mapping[str, str | int] | None = None,
     factory: Factory = None,
     dataset_size: int | None = None,
     seed: int = 0,
@@ -93,6 +94,9 @@ def check_step(
     arguments, parameterisation, packed : optional
         How the loss is called, where the names of its parameters do not say: `inference.map_arguments`, and in
         `arguments` also those of `aliases.ROLES`.
+    returns : optional
+        Which part of what the loss returns is minimised, where its name does not say: "loss=1", "-,loss", "loss=elbo".
+        By default the part called loss, total_loss or objective, or the first of a tuple.
     factory : optional
         Makes the instance, where the loss is a class that takes arguments: `finding.find`.
     dataset_size : int, optional
@@ -132,7 +136,7 @@ def check_step(
     handed = {
         name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one is not None
     }
-    how = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed}
+    how = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed, "returns": returns}
     for name, option in {**how, "factory": factory, "bind": bind}.items():
         if option and loss is None:
             raise InputError(f"{where}: {name} is of the loss, and none is handed over; give a loss, or leave it out")
@@ -275,6 +279,9 @@ class _Judge:
         candidates = estimators.candidates() if estimator == "auto" else (estimator,)
         try:
             loss, self.estimator, found = self._solved(loss, candidates)
+            case = whole_loss.batches(loss, SHAPES[0], self.seed, exact=_is_exact(self.estimator))[0]
+            which = whole_loss.which_part(loss, case)
+            self.mapping[-1] += which and f" -> {which}"
             faults = self._faults(loss, found, candidates)
         except TargetFault as fault:
             return self.failed("loss", fault, began)

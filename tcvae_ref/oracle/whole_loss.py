@@ -8,7 +8,7 @@ which holds to many digits, or the terms themselves are not those of the estimat
 the weights in effect are alpha = a + k, beta = b + k, gamma = c + k, next to a reconstruction of weight r = 1.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -155,6 +155,26 @@ def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, floa
     return found
 
 
+def which_part(loss: StepLoss, case: Case) -> str:
+    """Which part of what a loss returns is taken for it, in words; "" where it returns nothing else.
+
+    Raises
+    ------
+    TargetFault
+        It raised, or no part is known to be it.
+    """
+    said: list[str] = []
+
+    def look(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
+        value, which = loss.minimised(tensors, constants)
+        said.append(which)
+        return {"penalty": value}
+
+    constants = {"dataset_size": case.dataset_size}
+    loss.adapter.observe(look, case.arrays, constants, loss.dtype, loss.adapter.variants[0], ())
+    return said[-1]
+
+
 def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bool) -> list[Case]:
     """Ordinary batches of one size, as the framework receives them."""
     M, D, N = shape
@@ -174,7 +194,9 @@ def _observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Obser
     adapter = loss.adapter
     observed = adapter.observe(loss, case.arrays, constants, loss.dtype, adapter.variants[0], gradients)
     if np.ndim(observed.values["penalty"]):
-        raise TargetFault(f"the loss is {np.shape(observed.values['penalty'])}; a scalar is needed")
+        which = which_part(loss, case)
+        shape = np.shape(observed.values["penalty"])
+        raise TargetFault(f"the loss is {shape}; a scalar is needed{which and f' ({which})'}")
     if not np.isfinite(observed.values["penalty"]):
         raise TargetFault(f"the loss is {observed.values['penalty']} on ordinary numbers, at step {loss.step:g}")
     return observed
