@@ -616,6 +616,20 @@ class TestArguments:
         assert load(loss).takes_dataset_size
         assert not load(lambda z, mu, log_var: 0).takes_dataset_size
 
+    @pytest.mark.parametrize(
+        ("function", "arguments", "echo"),
+        [
+            (lambda a, b, c, d=1: 0, {"z": "1", "mu": "0", "std": "2"}, "a=mu, b=z, c=std"),
+            (lambda *args: 0, {"z": "0", "mu": "1", "log_var": "2"}, "z, mu, log_var"),
+            (lambda m, *rest: 0, {"z": "2", "mu": "m", "log_var": "1"}, "mu, log_var, z"),
+            (lambda a=7, *rest: 0, {"z": "1", "mu": "2", "log_var": "3"}, "7, z, mu, log_var"),
+            (lambda *args, **kwargs: 0, {"z": "0", "mu": "1", "log_var": "width"}, "z, mu, width=log_var"),
+        ],
+    )
+    def test_arguments_by_their_place(self, function, arguments, echo):
+        mapped = load(function, arguments=arguments).arguments
+        assert str(mapped) == echo
+
     def test_arguments_go_by_position(self):
         """autograd does not differentiate keywords of a primitive."""
         target = load(lambda z, mu, log_var, eps=0, N=None: 0)

@@ -675,6 +675,42 @@ def test_a_loss_that_is_none_of_the_parts():
         check_step(loss=lambda nll, z, mu, logvar, N: nll, framework="torch", returns="tc=1")
 
 
+class Model(torch.nn.Module):
+    """Called as the models of a library are, each of which takes other arguments."""
+
+    def loss_function(self, *args, **kwargs):
+        recons, images, _, mu, log_var, z = args
+        nll = torch.nn.functional.mse_loss(recons, images, reduction="sum") / len(images)
+        size = len(images) / kwargs["M_N"]
+        return {"loss": nll + right_penalty(z, mu, log_var, size), "Reconstruction_Loss": nll.detach()}
+
+
+BY_PLACE = {"decoded": "0", "x": "1", "mu": "3", "log_var": "4", "z": "5", "batch_fraction": "M_N"}
+
+
+def test_arguments_by_their_place():
+    model = Model()
+    how = {"arguments": BY_PLACE, "bind": {"args2": None}, "framework": "torch"}
+    found = check_step(loss=model.loss_function, **how)
+    assert found.verdict is Verdict.PASS
+    assert found.mapping.startswith("loss(decoded, x, None, mu, log_var, z, M_N=batch_fraction) -> ")
+    assert not any("N is inside" in note for note in found.notes)
+    swapped = {**BY_PLACE, "mu": "5", "z": "3"}
+    assert check_step(loss=model.loss_function, **{**how, "arguments": swapped}).verdict is Verdict.WRONG
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({}, "its signature names no parameters; say what each receives, .*--args decoded=0,x=1,mu=2"),
+    ({"arguments": BY_PLACE}, "args2 has no default and no known meaning; bind a value, like --bind args2=VALUE"),
+    ({"arguments": {**BY_PLACE, "z": "99"}}, "there is no parameter '99'"),
+    ({"arguments": {**BY_PLACE, "M_N": "batch_fraction"}}, "arguments='M_N' is unknown; .* log_px, .*batch_fraction"),
+    ({"arguments": {**BY_PLACE, "z": "4"}}, "args4 is given twice"),
+])  # fmt: skip
+def test_refusals_of_places(options, match):
+    with pytest.raises(InputError, match=match):
+        check_step(loss=Model().loss_function, framework="torch", **options)
+
+
 def test_a_reconstruction_that_is_a_sum():
     def loss(recon_loss, z, mu, logvar, dataset_size):
         return float(recon_loss.ndim == 0) * recon_loss.reshape(()) / z.shape[0] + right_penalty(

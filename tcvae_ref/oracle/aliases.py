@@ -74,9 +74,10 @@ ROLES: dict[str, frozenset[str]] = {
     "x": keys("x image images data batch target inputs"),
     "logits": keys("logits x_logits recon_logits decoder_logits"),
     "decoded": keys("recon_x x_recon x_hat x_rec recon_batch reconstructions probs probabilities"),
+    "batch_fraction": keys("batch_fraction M_N"),
     "step": keys("step steps iteration iter it n_iter global_step current_step epoch current_epoch"),
 }
-"""What a whole loss takes besides z, mu, a width, N and weights -> the names of it."""
+"""What a whole loss takes besides z, mu, a width, N and weights -> the names of it; batch_fraction is M/N."""
 
 RECONSTRUCTIONS = frozenset({"log_px", "nll", "logits", "decoded"})
 """Those of `ROLES` that say how well, or how, the images were reconstructed."""

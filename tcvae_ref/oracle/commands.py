@@ -62,7 +62,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--framework", metavar="F", help="whose tensors it takes (found by what it imports)")
     group = parser.add_argument_group("how the target is called, where its names do not say")
-    group.add_argument("--args", metavar="NAME=THEIRS,...", help="its parameters, such as z=latent,mu=mean")
+    group.add_argument("--args", metavar="NAME=THEIRS,...", help="its parameters: z=latent,mu=mean, or by place mu=1")
     group.add_argument("--width", metavar="W", help="what holds the posteriors' width: log-var, log-std, std or var")
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--returns", metavar="Q,...", help="what it returns, such as mi,tc,dwkl or tc=total,mi=info")

@@ -12,6 +12,10 @@ from tcvae_ref.oracle.foreign import attribute
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.types import PARAMETERISATIONS
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_MOST_PLACES = 32
+"""Of parameters that can be given by their place."""
+
 
 def map_arguments(
     where: str,
@@ -30,7 +34,8 @@ def map_arguments(
         Begins every error message.
     function : callable
     arguments : mapping, optional
-        Canonical argument -> name of the function's parameter, for names that are not understood.
+        Canonical argument -> name of the function's parameter, or its place from 0, for names that are not understood.
+        What `*args` takes at place 4 is called args4.
     parameterisation : str, optional
         What the width is, whatever its name says: one of `PARAMETERISATIONS`.
     packed : str, optional
@@ -46,14 +51,15 @@ def map_arguments(
         parameter or more than one.
     """
     parameters = parameters_of(function)
-    bound, named = dict(bind or {}), dict(arguments or {})
+    bound, named = dict(bind or {}), by_place(parameters, arguments or {})
     if parameterisation is not None:
         option(where, "parameterisation", parameterisation, PARAMETERISATIONS)
     slots = _asked_for(where, named, parameterisation, packed)
+    parameters = _opened(parameters, (*slots, *bound))
     inside = bound.pop("dataset_size", None) if not _takes_size(parameters) else None
     _check_names(where, parameters, slots, bound)
-    free = [p for p in parameters if _is_named(p) and p.name not in slots and p.name not in bound]
-    if not slots and not any(map(_is_named, parameters)):
+    free = [p for p in parameters if is_named(p) and p.name not in slots and p.name not in bound]
+    if not slots and not any(map(is_named, parameters)):
         return _without_names(where, parameters, parameterisation or "log_var", bound)
     by_position = [] if slots else _by_position(free, parameterisation or "log_var")
     slots |= {slot.parameter: slot for slot in by_position}
@@ -80,7 +86,7 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
             parameters = list(inspect.signature(candidate).parameters.values()) if callable(candidate) else []
         except Exception:  # whatever its attributes raise
             continue
-        if any(map(_is_named, parameters)):
+        if any(map(is_named, parameters)):
             return parameters
     return _signature_or_open(function)
 
@@ -95,12 +101,35 @@ def _signature_or_open(function: Callable[..., Any]) -> list[inspect.Parameter]:
         ]
 
 
-def _is_named(parameter: inspect.Parameter) -> bool:
+def by_place(parameters: Sequence[inspect.Parameter], arguments: Mapping[str, str]) -> dict[str, str]:
+    """Argument -> the name of its parameter, where it is given by its place."""
+    positional = [p.name for p in parameters if p.kind in _POSITIONAL]
+    rest = [f"{p.name}{k}" for p in parameters if p.kind is p.VAR_POSITIONAL for k in range(_MOST_PLACES)]
+    names = {str(k): name for k, name in enumerate([*positional, *rest[len(positional) :]])}
+    return {ours: names.get(theirs, theirs) for ours, theirs in arguments.items()}
+
+
+def _opened(parameters: Sequence[inspect.Parameter], names: Iterable[str]) -> list[inspect.Parameter]:
+    """Parameters, with those of `*args` up to the last that is named, as `by_place` does."""
+    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    positional = [p for p in parameters if p.kind in _POSITIONAL]
+    places = {f"{rest}{k}": k for k in range(len(positional), _MOST_PLACES)} if rest else {}
+    last = max((places[name] for name in names if name in places), default=-1)
+    if last < 0:
+        return list(parameters)
+    only = inspect.Parameter.POSITIONAL_ONLY
+    added = [inspect.Parameter(name, only) for name, k in places.items() if k <= last]
+    others = [p for p in parameters if p.kind not in _POSITIONAL]
+    return [*(p.replace(kind=only) for p in positional), *added, *others]
+
+
+def is_named(parameter: inspect.Parameter) -> bool:
+    """Whether it is one parameter, and not `*args` or `**kwargs`."""
     return parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:
-    return _is_named(parameter) and parameter.default is inspect.Parameter.empty
+    return is_named(parameter) and parameter.default is inspect.Parameter.empty
 
 
 def _takes_any_keyword(parameters: Iterable[inspect.Parameter]) -> bool:
@@ -145,11 +174,11 @@ def _check_names(
     where: str, parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot], bound: Mapping[str, Any]
 ) -> None:
     """Require that the options name parameters which are there, each once."""
-    names = [p.name for p in parameters if _is_named(p)]
+    names = [p.name for p in parameters if is_named(p)]
     for name in (*slots, *bound):
         if name in slots and name in bound:
             raise InputError(f"{where}: {name} is bound and is {slots[name]}; leave one out")
-        if name not in names and not _takes_any_keyword(parameters):
+        if name not in names and not (_takes_any_keyword(parameters) and name.isidentifier()):
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"{where}: there is no parameter {name!r}; choose of ({', '.join(names)}){hint}")
@@ -252,7 +281,7 @@ def _check_complete(
     missing = [role for role in ("z", "mu", "width") if role not in roles]
     unknown = [p.name for p in parameters if _is_required(p) and p.name not in slots and p.name not in bound]
     if missing:
-        names = ", ".join(p.name for p in parameters if _is_named(p)) or "none"
+        names = ", ".join(p.name for p in parameters if is_named(p)) or "none"
         what = " or ".join(missing).replace("width", f"the width ({', '.join(PARAMETERISATIONS)})")
         example = PARAMETERISATIONS[0] if missing[0] == "width" else missing[0]
         raise InputError(
@@ -279,7 +308,7 @@ def _arranged(parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot]
     """Slots by position as far as that goes (not every framework differentiates keywords), then by keyword."""
     positional: list[Slot] = []
     keyword: list[Slot] = []
-    for parameter in filter(_is_named, _with_defaults_needed(parameters, slots)):
+    for parameter in filter(is_named, _with_defaults_needed(parameters, slots)):
         slot = slots.get(parameter.name)
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             positional.append(Slot("", *slot[1:]) if slot else Slot("", (), parameter.default))
@@ -287,7 +316,7 @@ def _arranged(parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot]
             by_position = parameter.kind is not inspect.Parameter.KEYWORD_ONLY and not keyword
             by_position = by_position and len(positional) == _place(parameters, parameter)
             (positional if by_position else keyword).append(slot)
-    names = {p.name for p in parameters if _is_named(p)}
+    names = {p.name for p in parameters if is_named(p)}
     keyword += [slot for name, slot in slots.items() if name not in names]
     width = next(a for slot in slots.values() for a in slot.arguments if a in PARAMETERISATIONS)
     return ArgumentMap(tuple(positional), tuple(keyword), width, note)

@@ -40,7 +40,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bind", metavar="NAME=LITERAL", action="append", help="a parameter of the loss, always the same"
     )
-    group.add_argument("--args", metavar="NAME=THEIRS,...", help="parameters of the loss: z=code, x=img, decoded=out")
+    group.add_argument("--args", metavar="NAME=THEIRS,...", help="parameters of the loss: z=code,x=img, by place x=1")
     group.add_argument("--width", metavar="W", help="what holds the posteriors' width: log-var, log-std, std or var")
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--returns", metavar="loss=PART", help="which part it returns is minimised: loss=1, loss=elbo")

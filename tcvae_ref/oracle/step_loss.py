@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tcvae_ref.checks import InputError, option
 from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
-from tcvae_ref.oracle.aliases import ROLES, WEIGHTS, key, keys
-from tcvae_ref.oracle.inference import map_arguments, parameters_of
+from tcvae_ref.oracle.aliases import ARGUMENTS, ROLES, WEIGHTS, key, keys
+from tcvae_ref.oracle.inference import by_place, is_named, map_arguments, parameters_of
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.returns import Returns, name_results, parse_returns
 from tcvae_ref.oracle.types import TargetFault
@@ -63,8 +64,9 @@ class StepLoss:
 
     @property
     def takes(self) -> frozenset[str]:
-        """What it receives, by the oracle's names."""
-        return self.arguments.names
+        """What it receives, by the oracle's names; N too where it receives M/N."""
+        names = self.arguments.names
+        return names | {"dataset_size"} if "batch_fraction" in names else names
 
     def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """The loss of a batch, as the oracle's quantity `penalty`."""
@@ -72,7 +74,9 @@ class StepLoss:
 
     def minimised(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> "Minimised":
         """The loss of a batch, and which part of what is returned it is."""
-        given = {**tensors, **constants, **self._weights(constants), "step": self.step, **self._reconstruction(tensors)}
+        fraction = int(tensors["z"].shape[0]) / constants["dataset_size"]
+        given = {**tensors, **constants, **self._weights(constants), "step": self.step, "batch_fraction": fraction}
+        given |= self._reconstruction(tensors)
         return minimised(self.arguments.call(self.callable, given, self.adapter.stack), self.returns)
 
     def penalty(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,6 +180,20 @@ def _by_name(result: Mapping[Any, Any]) -> Minimised:
     return Minimised(result[name], f"{name}, of {len(result)} parts; not judged: {others}" if others else "")
 
 
+class _Role(NamedTuple):
+    """In place of a value that a parameter is bound to: it receives one of `ROLES`."""
+
+    name: str
+
+
+def _filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    """Slots that receive what the roles say which they are bound to."""
+    return tuple(
+        slot._replace(arguments=(slot.value.name,), value=None) if isinstance(slot.value, _Role) else slot
+        for slot in slots
+    )
+
+
 def understand(
     name: str, function: Callable[..., Any], adapter: Adapter, dtype: str, weights: Mapping[str, float], **options: Any
 ) -> StepLoss:
@@ -184,25 +202,28 @@ def understand(
     Raises
     ------
     InputError
-        As `inference.map_arguments`.
+        As `inference.map_arguments`, or no parameter has a name, and none is given by its place.
     """
-    names = [p.name for p in parameters_of(function)]
+    parameters = parameters_of(function)
+    names = [p.name for p in parameters if is_named(p)]
     bound = options.pop("bind", None) or {}
-    named = options.pop("arguments", None) or {}
+    named = by_place(parameters, options.pop("arguments", None) or {})
+    if not names and not named:
+        raise InputError(
+            f"{name}: its signature names no parameters; say what each receives, by its place or its name, like "
+            "--args decoded=0,x=1,mu=2,log_var=3,z=4,batch_fraction=M_N"
+        )
     returns = parse_returns(name, options.pop("returns", None), (LOSS,))
     found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
     found = {n: role for n, role in found.items() if n not in named.values() and role not in named}
+    for ours in named:
+        option(name, "arguments", ours, (*ARGUMENTS, *ROLES))
     found.update({theirs: role for role, theirs in named.items() if role in ROLES})
     options["arguments"] = {ours: theirs for ours, theirs in named.items() if ours not in ROLES}
     if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
         found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
-    mapped = map_arguments(name, function, bind={**bound, **dict.fromkeys(found)}, **options)
-
-    def filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
-        return tuple(
-            slot._replace(arguments=(found[slot.parameter],)) if slot.parameter in found else slot for slot in slots
-        )
-
-    mapped = mapped._replace(positional=filled(mapped.positional), keyword=filled(mapped.keyword))
+    roles = {n: _Role(role) for n, role in found.items()}
+    mapped = map_arguments(name, function, bind={**bound, **roles}, **options)
+    mapped = mapped._replace(positional=_filled(mapped.positional), keyword=_filled(mapped.keyword))
     size = mapped.bound.get("dataset_size")
     return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=size, returns=returns)
