@@ -135,7 +135,7 @@ def test_the_weights_in_effect():
 def test_a_scale_is_named_with_what_beta_is_in_effect():
     report = check_step(**STEPS["loss: mean over pixels"].make("torch"), beta=BETA)
     assert "as a mean over samples and pixels" not in report.diagnosis[0].evidence
-    assert f"beta is {BETA * step_loss.PIXELS:.4g} in effect" in report.diagnosis[0].evidence
+    assert f"beta is {BETA * step_loss.IMAGE_SHAPE[0]:.4g} in effect" in report.diagnosis[0].evidence
     right = pixels(lambda bce: bce.sum(1).mean())
     assert check_step(**right("torch"), beta=BETA).verdict is Verdict.PASS
 
@@ -673,6 +673,58 @@ def test_a_loss_that_is_none_of_the_parts():
     assert "2, named as loss, is not among them" in absent.results[0].message
     with pytest.raises(InputError, match="returns='tc' is unknown; choose one of loss"):
         check_step(loss=lambda nll, z, mu, logvar, N: nll, framework="torch", returns="tc=1")
+
+
+def of_axes(recon_x, x, mu, log_var, z, dataset_size):
+    batch, _, _, _ = x.shape
+    nll = torch.nn.functional.mse_loss(recon_x, x, reduction="none").sum((1, 2, 3)).sum() / batch
+    return nll + right_penalty(z, mu, log_var, dataset_size)
+
+
+def test_images_with_axes():
+    found = check_step(loss=of_axes, framework="torch")
+    assert found.verdict is Verdict.ERROR
+    assert found.results[0].message.endswith("the images were of shape (M, 6); --image-shape 1,28,28 gives them axes")
+    assert check_step(loss=of_axes, framework="torch", image_shape=(3, 16, 16)).verdict is Verdict.PASS
+
+    def mean_over_pixels(logits, x, mu, log_var, z, dataset_size):
+        nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, x)
+        return nll + right_penalty(z, mu, log_var, dataset_size)
+
+    scaled = check_step(loss=mean_over_pixels, framework="torch", image_shape=(1, 2, 2))
+    assert [one.id for one in scaled.diagnosis] == ["reconstruction-scaled"]
+    assert "as a mean over 4 pixels is" in scaled.diagnosis[0].evidence
+
+
+@pytest.mark.parametrize(("shape", "match"), [
+    ((0, 3), "image_shape=0 is too small"),
+    ((1.5,), "image_shape=1.5"),
+    ((1, 2000, 2000), "has over 1,000,000 numbers"),
+])  # fmt: skip
+def test_refusals_of_shapes(shape, match):
+    with pytest.raises(InputError, match=match):
+        check_step(loss=of_axes, framework="torch", image_shape=shape)
+
+
+AXES = """
+import math
+import torch
+
+def loss(recon_x, x, mu, log_var, z):
+    batch, channels, height, width = x.shape
+    return torch.nn.functional.mse_loss(recon_x, x, reduction="sum") / batch
+"""
+
+
+def test_the_shape_of_images_is_kept(place, capsys):
+    Path("their_loss.py").write_text(AXES)
+    arguments = ["check-step", "--loss", "their_loss.py:loss", "--image-shape"]
+    assert cli.main([*arguments, "1,2,3"]) == 1
+    assert "there is no penalty in it" in capsys.readouterr().out
+    assert replayed(capsys) == ("FAILED", 1)
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "28x28"])
+    assert "'28x28' are not whole numbers; write 1,28,28" in capsys.readouterr().err
 
 
 class Model(torch.nn.Module):

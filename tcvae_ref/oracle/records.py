@@ -261,10 +261,10 @@ def _both_from_json(content: dict[str, Any], texts: Sequence[str]) -> dict[str, 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **{"arguments": dict, "parameterisation": str, "packed": str, "bind": dict},
     **{"returns": (str, list, dict), "weights": dict, "factory": str},
-    **{"steps": list, "warm_up": list},
+    **{"steps": list, "warm_up": list, "image_shape": list},
 }
 """Options that say how the target is called, or what of a training step is looked at, and what each is."""
-OF_THE_LOSS = ("arguments", "parameterisation", "packed", "returns", "factory", "bind")
+OF_THE_LOSS = ("arguments", "parameterisation", "packed", "returns", "image_shape", "factory", "bind")
 """Options of `check_step` that say how a loss is called."""
 _OF_A_STEP = {
     *("handed", "handed_as", "alpha", "beta", "gamma", "estimator", "framework", "steps", "warm_up", "dataset_size"),
@@ -275,7 +275,7 @@ _OF_A_STEP = {
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         value = options.get(name)
-        words = value if isinstance(value, list) and name != "steps" else []
+        words = value if isinstance(value, list) and name not in ("steps", "image_shape") else []
         if name == "arguments" and isinstance(value, dict):
             words = list(value.values())
         if not (value is None or isinstance(value, kind)) or not all(isinstance(word, str) for word in words):

@@ -44,6 +44,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--width", metavar="W", help="what holds the posteriors' width: log-var, log-std, std or var")
     group.add_argument("--packed", metavar="NAME:mu,W", help=PACKED_HELP)
     group.add_argument("--returns", metavar="loss=PART", help="which part it returns is minimised: loss=1, loss=elbo")
+    group.add_argument("--image-shape", type=_sizes, metavar="C,H,W", help="of one image that the loss takes (flat: 6)")
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
@@ -73,6 +74,13 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} are not numbers; write 0,100,1000") from None
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} are not whole numbers; write 1,28,28") from None
+
+
 def _check_step(arguments: argparse.Namespace) -> int:
     from tcvae_ref.oracle import html_report, machine_report, report
     from tcvae_ref.oracle.mapping import parse_bind, parse_pairs
@@ -95,6 +103,7 @@ def _check_step(arguments: argparse.Namespace) -> int:
             parameterisation=arguments.width and arguments.width.replace("-", "_"),
             packed=arguments.packed,
             returns=arguments.returns,
+            image_shape=arguments.image_shape,
             factory=arguments.factory,
             progress=progress,
         )

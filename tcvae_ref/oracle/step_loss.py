@@ -1,12 +1,13 @@
 """Somebody's whole loss as the oracle calls it: its parameters, and a reconstruction to hand over."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tcvae_ref.checks import InputError, option
+from tcvae_ref.checks import InputError, option, whole_number
 from tcvae_ref.gaussian import LOG_2PI
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import ARGUMENTS, ROLES, WEIGHTS, key, keys
@@ -27,7 +28,9 @@ LIKELIHOODS: dict[str, Callable[[Array, Array], Array]] = {
     "Laplace": lambda x, r: -np.abs(x - r),
 }
 """log p(x|z) of a pixel, up to a constant, from what the decoder returns."""
-PIXELS = 6
+IMAGE_SHAPE = (6,)
+"""Of one image, where nothing is said of it."""
+_MOST_PIXELS = 1_000_000
 
 
 def width_of(likelihood: str, weight: float) -> str:
@@ -59,6 +62,7 @@ class StepLoss:
     """Of the reconstruction, as far as it is known."""
     dataset_size: int | None = None
     """N inside the loss, where it does not take it."""
+    image_shape: tuple[int, ...] = IMAGE_SHAPE
     returns: Returns = None
     """Which part of what it returns is `LOSS`, where its name does not say so."""
 
@@ -88,8 +92,13 @@ class StepLoss:
         """(M,) log p(x|z) of the batch, as tensors: a function of z where the loss takes it as a number."""
         if self.of_pixels:
             pixels = LIKELIHOODS[self.likelihood](*self._pixels(tensors))
-            return self.adapter.tensor(np.sum(pixels, axis=1), self.dtype)
+            return self.adapter.tensor(np.sum(pixels, axis=tuple(range(1, pixels.ndim))), self.dtype)
         return 3.0 * tensors["z"][:, 0] - 20.0
+
+    @property
+    def pixels(self) -> int:
+        """Of an image."""
+        return math.prod(self.image_shape)
 
     @property
     def of_pixels(self) -> bool:
@@ -118,10 +127,10 @@ class StepLoss:
         return {**images, "log_px": log_px, "nll": -log_px}
 
     def _pixels(self, tensors: Mapping[str, Any]) -> tuple[Array, Array]:
-        """Images of 0 and 1 and what a decoder made of them, (M, P): logits, or numbers between 0 and 1."""
+        """Images of 0 and 1 and what a decoder made of them, (M, *image_shape): logits, or numbers between 0 and 1."""
         M = int(tensors["z"].shape[0])
-        rng = np.random.default_rng([M, self.images])
-        x, logits = rng.integers(0, 2, (M, PIXELS)).astype(float), rng.standard_normal((M, PIXELS))
+        rng, shape = np.random.default_rng([M, self.images]), (M, *self.image_shape)
+        x, logits = rng.integers(0, 2, shape).astype(float), rng.standard_normal(shape)
         return x, logits if "logits" in self.takes else 1.0 / (1.0 + np.exp(-logits))
 
 
@@ -194,6 +203,13 @@ def _filled(slots: tuple[Slot, ...]) -> tuple[Slot, ...]:
     )
 
 
+def _image_shape(where: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(whole_number(where, "image_shape", size, 1) for size in sizes)
+    if math.prod(shape) > _MOST_PIXELS:
+        raise InputError(f"{where}: image_shape={shape} has over {_MOST_PIXELS:,} numbers; give a smaller one")
+    return shape
+
+
 def understand(
     name: str, function: Callable[..., Any], adapter: Adapter, dtype: str, weights: Mapping[str, float], **options: Any
 ) -> StepLoss:
@@ -214,6 +230,7 @@ def understand(
             "--args decoded=0,x=1,mu=2,log_var=3,z=4,batch_fraction=M_N"
         )
     returns = parse_returns(name, options.pop("returns", None), (LOSS,))
+    image_shape = _image_shape(name, options.pop("image_shape", None) or IMAGE_SHAPE)
     found = {n: role for n in names for role, words in ROLES.items() if key(n) in words and n not in bound}
     found = {n: role for n, role in found.items() if n not in named.values() and role not in named}
     for ours in named:
@@ -225,5 +242,5 @@ def understand(
     roles = {n: _Role(role) for n, role in found.items()}
     mapped = map_arguments(name, function, bind={**bound, **roles}, **options)
     mapped = mapped._replace(positional=_filled(mapped.positional), keyword=_filled(mapped.keyword))
-    size = mapped.bound.get("dataset_size")
-    return StepLoss(name, function, mapped, adapter, dtype, weights, dataset_size=size, returns=returns)
+    loss = StepLoss(name, function, mapped, adapter, dtype, weights, image_shape=image_shape, returns=returns)
+    return replace(loss, dataset_size=mapped.bound.get("dataset_size"))

@@ -62,6 +62,7 @@ def check_step(
     parameterisation: str | None = None,
     packed: str | None = None,
     returns: str | Sequence[str] | Mapping[str, str | int] | None = None,
+    image_shape: Sequence[int] | None = None,
     factory: Factory = None,
     dataset_size: int | None = None,
     seed: int = 0,
@@ -97,6 +98,8 @@ def check_step(
     returns : optional
         Which part of what the loss returns is minimised, where its name does not say: "loss=1", "-,loss", "loss=elbo".
         By default the part called loss, total_loss or objective, or the first of a tuple.
+    image_shape : sequence of int, optional
+        Of one of the images that the loss takes, as (1, 28, 28); by default they are flat: (M, 6).
     factory : optional
         Makes the instance, where the loss is a class that takes arguments: `finding.find`.
     dataset_size : int, optional
@@ -136,7 +139,8 @@ def check_step(
     handed = {
         name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one is not None
     }
-    how = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed, "returns": returns}
+    how: dict[str, Any] = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed}
+    how |= {"returns": returns, "image_shape": image_shape}
     for name, option in {**how, "factory": factory, "bind": bind}.items():
         if option and loss is None:
             raise InputError(f"{where}: {name} is of the loss, and none is handed over; give a loss, or leave it out")
@@ -348,7 +352,7 @@ class _Judge:
 
         def named(wanted: Array) -> list[list[Fault]]:
             pairs = zip(found, SHAPES, strict=True)
-            return [whole_loss.names(one, wanted, shape, dtype, inside) for one, shape in pairs]
+            return [whole_loss.names(one, wanted, shape, dtype, loss.pixels, inside) for one, shape in pairs]
 
         if not self.any_beta or "beta" in loss.takes:
             return named(self.wanted)

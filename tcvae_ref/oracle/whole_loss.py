@@ -17,7 +17,7 @@ import numpy as np
 from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.identity import require_a_function
 from tcvae_ref.oracle.sampler import Fault
-from tcvae_ref.oracle.step_loss import PIXELS, StepLoss, mean
+from tcvae_ref.oracle.step_loss import StepLoss, mean
 from tcvae_ref.oracle.subject import received
 from tcvae_ref.oracle.truth import truth
 from tcvae_ref.oracle.types import Case, Observed, TargetFault
@@ -192,7 +192,14 @@ def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bo
 def _observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Observed:
     constants = {"dataset_size": case.dataset_size}
     adapter = loss.adapter
-    observed = adapter.observe(loss, case.arrays, constants, loss.dtype, adapter.variants[0], gradients)
+    try:
+        observed = adapter.observe(loss, case.arrays, constants, loss.dtype, adapter.variants[0], gradients)
+    except TargetFault as fault:
+        raised = fault.__cause__ is not None  # by the loss, and not a complaint of ours
+        if not (raised and loss.of_pixels and len(loss.image_shape) == 1):
+            raise
+        hint = f"the images were of shape (M, {loss.pixels}); --image-shape 1,28,28 gives them axes"
+        raise TargetFault(f"{fault}; {hint}") from None
     if np.ndim(observed.values["penalty"]):
         which = which_part(loss, case)
         shape = np.shape(observed.values["penalty"])
@@ -236,11 +243,17 @@ def in_words(found: Effective) -> str:
 
 
 def names(
-    found: Effective, claimed: Array, shape: tuple[int, int, int], dtype: str, inside: Collection[str] = ()
+    found: Effective,
+    claimed: Array,
+    shape: tuple[int, int, int],
+    dtype: str,
+    pixels: int,
+    inside: Collection[str] = (),
 ) -> list[Fault]:
     """What is wrong with weights in effect: every reading that fits, `GENERAL` ones last; nothing where right.
 
-    `inside` are those of alpha, beta and gamma that the loss does not take: what is claimed of them may be wrong.
+    `pixels` are those of an image. `inside` are those of alpha, beta and gamma that the loss does not take: what is
+    claimed of them may be wrong.
     """
 
     def same(one: Any, other: Any) -> bool:
@@ -262,7 +275,7 @@ def names(
     fitting = [Fault(name, f"{words}; {said}") for name, fits, words in readings if fits]
     others = [name for name, w, c in zip(WEIGHTS, weights, claimed, strict=True) if not same(w, c)]
     as_good_as_claimed = all(w * c > EQUAL[dtype] for w, c in zip(weights, claimed, strict=True))
-    scaled = [] if fitting else _scaled(found, claimed, shape, said, same)
+    scaled = [] if fitting else _scaled(found, claimed, shape, pixels, said, same)
     vague = others == ["beta"] if fitting else scaled[0].id == "unknown"
     if same(r, 1) and as_good_as_claimed and set(others) <= set(inside) and vague:
         words = ", ".join(f"{name} = {w:.4g}" for name, w in zip(WEIGHTS, weights, strict=True) if name in others)
@@ -275,7 +288,12 @@ def names(
 
 
 def _scaled(
-    found: Effective, claimed: Array, shape: tuple[int, int, int], said: str, same: Callable[[Any, Any], bool]
+    found: Effective,
+    claimed: Array,
+    shape: tuple[int, int, int],
+    pixels: int,
+    said: str,
+    same: Callable[[Any, Any], bool],
 ) -> list[Fault]:
     """Names where the reconstruction, or the penalty, or both are multiplied by something."""
     M, D, _ = shape
@@ -305,8 +323,8 @@ def _scaled(
     if same(r / factor, -1.0):
         return [Fault("sign-flipped", f"the reconstruction has the wrong sign; {said}")]
     causes = {
-        1.0 / PIXELS: f"as a mean over {PIXELS} pixels is",
-        1.0 / (M * PIXELS): "as a mean over samples and pixels is, where the mean over samples is due besides",
+        1.0 / pixels: f"as a mean over {pixels} pixels is",
+        1.0 / (M * pixels): "as a mean over samples and pixels is, where the mean over samples is due besides",
         float(M): "as a sum over the batch is",
         1.0 / M: "as if it were divided by the batch size twice",
     }
