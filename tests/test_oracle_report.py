@@ -330,6 +330,15 @@ class TestPaste:
         assert f"got ({width!r}, 7, 1e-08, (3, 2, 2))" in shown
         assert f"true {'d ' if argument else ''}{quantity}" in shown
 
+    def test_the_snippet_makes_an_instance(self, tmp_path, monkeypatch, capsys):
+        code = "class Loss:\n    def __init__(self, size): self.size = size\n    def fn(self, z): return self.size\n"
+        (tmp_path / "loss.py").write_text(code)
+        monkeypatch.chdir(tmp_path)
+        options = {"factory": "loss.py:Loss", "init": {"size": "s"}}
+        made = Report("loss.py:Loss.fn", "numpy", "mws", "Loss.fn(z) -> tc", (RESULTS[0],), options=options)
+        pasted(report.text(made))
+        assert "got s\n" in capsys.readouterr().out
+
     @pytest.mark.parametrize("mapping", ["", "f(", "f(z, mu, unknown)", "f(g(z))", "'\0'", "f(z) or f(mu)"])
     def test_no_call_is_made_up(self, mapping):
         made = dataclasses.replace(WRONG, mapping=mapping)
@@ -696,7 +705,7 @@ class TestCheck:
         words = "--estimator mss --framework torch --dtype float64,bfloat16 --dtype float32 --variant eager --seed 5"
         words += " --max-examples 7 --checks values,gradients --args z=latent,mu=mean --width log-std --returns mi,tc"
         words += " --weights alpha=1,beta=6.5 --bind eps=1e-8 --bind mode='\"a\"' --no-gradients --allow-unstable"
-        words += " --packed p:mu,std --factory m:make"
+        words += " --packed p:mu,std --factory m:make --init size=3"
         assert run("check", "a:b", *words.replace("'", "").split(), "--no-save") == 1
         assert checking.calls[0][1] | {"progress": None} == {
             "estimator": "mss",
@@ -713,6 +722,7 @@ class TestCheck:
             "bind": {"eps": 1e-8, "mode": "a"},
             "packed": "p:mu,std",
             "factory": "m:make",
+            "init": {"size": 3},
             "gradients": False,
             "allow_unstable": True,
             "progress": None,

@@ -189,6 +189,13 @@ class TestFinding:
     def test_a_method_on_an_instance_from_a_factory(self, target, factory):
         assert outcome(load(target, factory=factory)) == {"tc": 4.0}
 
+    @pytest.mark.parametrize(
+        ("target", "factory"),
+        [(f"{HERE}:Demanding.tc", None), (f"{HERE}:Demanding.tc", Demanding), (Demanding.tc, f"{HERE}:Demanding")],
+    )
+    def test_a_method_on_an_instance_that_takes_arguments(self, target, factory):
+        assert outcome(load(target, factory=factory, init={"scale": 5.0})) == {"tc": 5.0}
+
     def test_an_instance_of_a_subclass_or_in_a_wrapper(self):
         class Heir(Demanding):
             pass
@@ -240,7 +247,14 @@ class TestFinding:
             (f"{HERE}:Loss.td", {}, f"{HERE}:Loss has no 'td'; did you mean 'tc'?".replace(":Loss", ".Loss")),
             (f"{HERE}:NUMBER", {}, f"{HERE}:NUMBER: is a int, not callable; name a function or method"),
             (f"{HERE}:Demanding.tc", {}, "Demanding() raised TypeError: Demanding.__init__() missing 1 required"),
-            (f"{HERE}:Demanding.tc", {}, "give a factory: package.module:make or path/file.py:make"),
+            (f"{HERE}:Demanding.tc", {}, "like --init scale=VALUE, or a factory that makes it: package.module:make"),
+            (f"{HERE}:Demanding.tc", {"init": {"size": "a"}}, "Demanding(size='a') raised TypeError: "),
+            (
+                f"{HERE}:Demanding.tc",
+                {"factory": make_demanding, "init": {"size": 1}},
+                "it is called with size=1 and must make the instance",
+            ),
+            (f"{HERE}:loss", {"init": {"size": 1}}, "needs no instance, and init={'size': 1} is given; leave init out"),
             (
                 f"{HERE}:Demanding.tc",
                 {"factory": f"{HERE}:make_broken"},
@@ -879,7 +893,7 @@ STAND_IN = """
 import sys, types
 import pytest
 from tcvae_ref.oracle.target import load
-LOAD = ("factory", "arguments", "parameterisation", "packed", "bind", "returns", "weights")
+LOAD = ("factory", "init", "arguments", "parameterisation", "packed", "bind", "returns", "weights")
 def parametrize_with_checks(targets, *, expected_failed_checks=None, **options):
     checks = [load(t, **{k: v for k, v in options.items() if k in LOAD}).function for t in targets]
     return pytest.mark.parametrize("check", [lambda: None for _ in checks])

@@ -238,6 +238,7 @@ def test_faults_are_reported():
     ({"weights": lambda step: 1, "estimator": "qqq"}, "estimator"),
     ({"loss": lambda nll, z, mu: z, "framework": "torch"}, "the width"),
     ({"weights": lambda step: 1, "factory": "a:b"}, "factory is of the loss, and none is handed over"),
+    ({"weights": lambda step: 1, "init": {"a": 1}}, "init is of the loss, and none is handed over"),
 ])  # fmt: skip
 def test_refusals(options, match):
     with pytest.raises(InputError, match=match):
@@ -310,8 +311,8 @@ class Loss(torch.nn.Module):
         mi = (torch.diagonal(pairs.sum(2)) - log_qz).mean()
         return nll + mi + self.beta * (log_qz - product).mean() + (product - log_pz).mean()
 
-def make():
-    return Loss(4.0)
+def make(half=2.0):
+    return Loss(2 * half)
 """
 
 
@@ -365,14 +366,14 @@ def test_a_saved_part_is_judged_again(place, capsys, options, repair):
 def test_a_saved_loss_is_called_as_it_was(place, capsys):
     code = CLASS.replace("return nll + mi", "return nll, nll + mi")
     Path("their_loss.py").write_text(code)
-    how = ["--args", "decoded=out,x=img,z=code,mu=a,log_std=b", "--factory", "their_loss.py:make", "--beta", "6"]
-    how += ["--returns", "loss=1"]
+    how = ["--args", "decoded=out,x=img,z=code,mu=a,log_std=b", "--factory", "their_loss.py:make"]
+    how += ["--init", "half=2.5", "--returns", "loss=1", "--beta", "6"]
     assert cli.main(["check-step", "--loss", "their_loss.py:Loss", *how, "--no-save"]) == 1
     assert not records.FOLDER.exists()
     assert cli.main(["check-step", "--loss", "their_loss.py:Loss", *how]) == 1
     capsys.readouterr()
     assert replayed(capsys) == ("FAILED", 1)
-    Path("their_loss.py").write_text(code.replace("4.0", "6.0"))
+    Path("their_loss.py").write_text(code.replace("= beta", "= beta + 1"))
     assert replayed(capsys) == ("FIXED", 0)
 
 

@@ -92,6 +92,7 @@ def check(
     weights: Mapping[str, float] | None = None,
     bind: Mapping[str, Any] | None = None,
     factory: str | Callable[[], Any] | None = None,
+    init: Mapping[str, Any] | None = None,
     gradients: bool = True,
     allow_unstable: bool = False,
     diagnose: bool = True,
@@ -117,7 +118,7 @@ def check(
         Of the drawn cases.
     checks : sequence of str, optional
         Of `CHECKS`; by default all that apply.
-    arguments, parameterisation, packed, bind, factory, returns, weights
+    arguments, parameterisation, packed, bind, factory, init, returns, weights
         How the target is found and called: `target.load`.
     gradients : bool
         False for a function that is not meant to be differentiated.
@@ -152,6 +153,7 @@ def check(
         weights=weights,
         bind=bind,
         factory=factory,
+        init=init,
         gradients=gradients,
         allow_unstable=allow_unstable,
         diagnose=diagnose,

@@ -70,6 +70,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     bound = "a parameter that is always the same; dataset_size=60000 of one that has N inside"
     group.add_argument("--bind", metavar="NAME=LITERAL", action="append", help=bound)
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the instance of a class")
+    group.add_argument("--init", metavar="NAME=LITERAL", action="append", help="an argument of the class, or of MAKE")
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +174,7 @@ def _target_options(command: str, arguments: argparse.Namespace) -> dict[str, An
         "returns": arguments.returns,
         "weights": arguments.weights and _weights(arguments.weights),
         "bind": arguments.bind and parse_bind(arguments.bind),
+        "init": arguments.init and parse_bind(arguments.init, "init"),
         "factory": arguments.factory,
     }
     return {name: value for name, value in options.items() if value not in (None, "auto")}

@@ -11,16 +11,17 @@ import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.oracle.foreign import attribute, in_words, looked_at, said
+from tcvae_ref.oracle.inference import is_required
 
 Factory: TypeAlias = str | Callable[[], Any] | bool | None
-"""What makes an instance, called without arguments; True: the target itself is called so, and gives the loss."""
+"""What makes an instance, called without arguments but for `init`; True: the target itself is, and gives the loss."""
 
 _FORMS = "write package.module:function or path/file.py:function"
 
@@ -34,7 +35,7 @@ def shown_name(target: str | Callable[..., Any]) -> str:
     return f"{getattr(function, '__module__', None) or type(function).__module__}:{name}"
 
 
-def find(target: str | Callable[..., Any], factory: Factory = None) -> Any:
+def find(target: str | Callable[..., Any], factory: Factory = None, init: Mapping[str, Any] | None = None) -> Any:
     """What a target's text names, or the callable itself, on an instance where one is needed.
 
     Parameters
@@ -42,6 +43,8 @@ def find(target: str | Callable[..., Any], factory: Factory = None) -> Any:
     target : str or callable
     factory : str, callable or True, optional
         Called without arguments, gives the instance; True: the target is called so, and gives the loss.
+    init : mapping, optional
+        Arguments of the class, or of the factory, by name; without it they are called without any.
 
     Raises
     ------
@@ -50,9 +53,9 @@ def find(target: str | Callable[..., Any], factory: Factory = None) -> Any:
     """
     with looked_at(shown_name(target)):
         if not isinstance(target, str):
-            return _on_instance(shown_name(target), None, target, "", factory)
+            return _on_instance(shown_name(target), None, target, "", factory, init)
         owner, found = _looked_up(target)
-        return _on_instance(target, owner, found, target.rpartition(".")[2], factory)
+        return _on_instance(target, owner, found, target.rpartition(".")[2], factory, init)
 
 
 def _looked_up(target: str) -> tuple[Any, Any]:
@@ -72,14 +75,16 @@ def _is_of_instances(cls: type, name: str) -> bool:
     return hasattr(type(static), "__get__") and not isinstance(static, staticmethod | classmethod)
 
 
-def _on_instance(where: str, owner: Any, found: Any, name: str, factory: Factory) -> Any:
+def _on_instance(
+    where: str, owner: Any, found: Any, name: str, factory: Factory, init: Mapping[str, Any] | None
+) -> Any:
     """`found`, or the method or call of an instance where `found` is a class or belongs to one."""
     if factory is True:
-        return _instance(where, object, found)
+        return _instance(where, object, found, init)
     if inspect.isclass(found):
-        return _instance(where, found, factory)
+        return _instance(where, found, factory, init)
     if inspect.isclass(owner) and _is_of_instances(owner, name):
-        instance = _instance(where, owner, factory)
+        instance = _instance(where, owner, factory, init)
         if not hasattr(instance, name):
             raise InputError(
                 f"{where}: factory {factory!r} made a {type(instance).__name__}, which has no {name!r}; "
@@ -93,33 +98,43 @@ def _on_instance(where: str, owner: Any, found: Any, name: str, factory: Factory
                 f"{where}: is a method without its instance; give the method of an instance, or a factory: a callable "
                 "without arguments that makes the instance"
             )
-        return types.MethodType(found, _instance(where, object, factory))
+        return types.MethodType(found, _instance(where, object, factory, init))
+    if init:
+        raise InputError(f"{where}: needs no instance, and init={dict(init)!r} is given; leave init out")
     if factory:
         raise InputError(f"{where}: needs no instance, and factory={factory!r} is given; leave the factory out")
     return found
 
 
-def _instance(where: str, cls: type, factory: Factory) -> Any:
-    """An instance from the factory, or from the class called without arguments."""
+def _instance(where: str, cls: type, factory: Factory, init: Mapping[str, Any] | None) -> Any:
+    """An instance from the factory, or from the class, called with the arguments `init`."""
     make: Any = _looked_up(factory)[1] if isinstance(factory, str) else factory or cls
     if not callable(make):
         raise InputError(f"{where}: factory={factory!r} is not callable; name a function without parameters")
     try:
-        made = make()
+        made = make(**(init or {}))
     except (Exception, SystemExit) as error:
-        what = f"{cls.__qualname__}()" if not factory else f"factory {factory!r}"
-        advice = (
-            "give a factory: package.module:make or path/file.py:make, called without arguments, makes the instance"
-            if not factory
-            else "it is called without arguments and must make the instance"
-        )
-        raise InputError(f"{where}: {what} raised {_one_line(error)}; {advice}") from error
+        given = ", ".join(f"{name}={said(repr, value)}" for name, value in (init or {}).items())
+        what = f"{cls.__qualname__}({given})" if not factory else f"factory {factory!r}"
+        raise InputError(f"{where}: {what} raised {_one_line(error)}; {_advice(make, factory, given)}") from error
     if factory and cls is not object and not _is_one_of(made, cls):
         raise InputError(
             f"{where}: factory {factory!r} made a {_described(type(made))}, which is no {_described(cls)} and would be "
             "judged in its name; let the factory make that, or name the other as the target"
         )
     return made
+
+
+def _advice(make: Callable[..., Any], factory: Factory, given: str) -> str:
+    """What to do where no instance was made."""
+    if factory:
+        return f"it is called {f'with {given}' if given else 'without arguments'} and must make the instance"
+    try:
+        needed = [p.name for p in inspect.signature(make).parameters.values() if is_required(p)]
+    except (TypeError, ValueError):
+        needed = []
+    words = " ".join(f"--init {name}=VALUE" for name in needed or ["NAME"])
+    return f"give its arguments, like {words}, or a factory that makes it: package.module:make or path/file.py:make"
 
 
 def _is_one_of(made: Any, cls: type) -> bool:

@@ -128,7 +128,8 @@ def is_named(parameter: inspect.Parameter) -> bool:
     return parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def _is_required(parameter: inspect.Parameter) -> bool:
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Whether it is one parameter, and has no default."""
     return is_named(parameter) and parameter.default is inspect.Parameter.empty
 
 
@@ -203,7 +204,7 @@ def _without_names(
 
 def _by_position(free: Sequence[inspect.Parameter], parameterisation: str) -> list[Slot]:
     """The slots of exactly four required positional parameters of which no name is known, else none."""
-    required = [p for p in free if _is_required(p)]
+    required = [p for p in free if is_required(p)]
     if len(required) != 4 or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in required):
         return []
     if any(_meaning(p, level) or key(p.name) in PACKED for p in required for level in (key, loose_key)):
@@ -249,7 +250,7 @@ def _inferred(
 def _only_one(
     where: str, role: str, candidates: Sequence[inspect.Parameter], *, strict: bool
 ) -> inspect.Parameter | None:
-    required = [p for p in candidates if _is_required(p)]
+    required = [p for p in candidates if is_required(p)]
     chosen = required or list(candidates)
     if len(chosen) == 1:
         return chosen[0]
@@ -279,7 +280,7 @@ def _check_complete(
     """Require a parameter for z, mu and the width, and a meaning for each parameter without default."""
     roles = {_role(argument) for slot in slots.values() for argument in slot.arguments}
     missing = [role for role in ("z", "mu", "width") if role not in roles]
-    unknown = [p.name for p in parameters if _is_required(p) and p.name not in slots and p.name not in bound]
+    unknown = [p.name for p in parameters if is_required(p) and p.name not in slots and p.name not in bound]
     if missing:
         names = ", ".join(p.name for p in parameters if is_named(p)) or "none"
         what = " or ".join(missing).replace("width", f"the width ({', '.join(PARAMETERISATIONS)})")

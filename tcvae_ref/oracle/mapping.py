@@ -109,7 +109,7 @@ def parse_pairs(where: str, text: str) -> dict[str, str]:
     return pairs
 
 
-def parse_bind(texts: Iterable[str]) -> dict[str, Any]:
+def parse_bind(texts: Iterable[str], where: str = "bind") -> dict[str, Any]:
     """Values out of `name=literal` each; what is not a Python literal is a string.
 
     Raises
@@ -122,9 +122,9 @@ def parse_bind(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, literal = text.partition("=")
         name = name.strip()
         if not (name.isidentifier() and equals):
-            raise InputError(f"bind: {text!r} is not NAME=VALUE; write the parameter's name, = and a literal")
+            raise InputError(f"{where}: {text!r} is not NAME=VALUE; write the parameter's name, = and a literal")
         if name in values:
-            raise InputError(f"bind: {name} is given twice; give it once")
+            raise InputError(f"{where}: {name} is given twice; give it once")
         try:
             values[name] = ast.literal_eval(literal.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -133,6 +133,6 @@ def parse_bind(texts: Iterable[str]) -> dict[str, Any]:
             repr(values[name])
         except ValueError:  # in hexadecimal it may have more digits than Python writes down
             raise InputError(
-                f"bind: {name} is a number of {len(literal)} digits; give one that can be printed"
+                f"{where}: {name} is a number of {len(literal)} digits; give one that can be printed"
             ) from None
     return values

@@ -29,6 +29,7 @@ class Options:
     weights: Mapping[str, float] | None = None
     bind: Mapping[str, Any] | None = None
     factory: str | Callable[[], Any] | None = None
+    init: Mapping[str, Any] | None = None
     gradients: bool = True
     allow_unstable: bool = False
     diagnose: bool = True

@@ -260,11 +260,11 @@ def _both_from_json(content: dict[str, Any], texts: Sequence[str]) -> dict[str, 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **{"arguments": dict, "parameterisation": str, "packed": str, "bind": dict},
-    **{"returns": (str, list, dict), "weights": dict, "factory": str},
+    **{"returns": (str, list, dict), "weights": dict, "factory": str, "init": dict},
     **{"steps": list, "warm_up": list, "image_shape": list},
 }
 """Options that say how the target is called, or what of a training step is looked at, and what each is."""
-OF_THE_LOSS = ("arguments", "parameterisation", "packed", "returns", "image_shape", "factory", "bind")
+OF_THE_LOSS = ("arguments", "parameterisation", "packed", "returns", "image_shape", "factory", "init", "bind")
 """Options of `check_step` that say how a loss is called."""
 _OF_A_STEP = {
     *("handed", "handed_as", "alpha", "beta", "gamma", "estimator", "framework", "steps", "warm_up", "dataset_size"),

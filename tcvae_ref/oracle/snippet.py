@@ -153,11 +153,9 @@ def _found(report: Report) -> str:
     place, _, name = report.target.rpartition(":")
     if _NAME.fullmatch(place) and not place.endswith(".py") and name.isidentifier() and name[0].islower():
         return f"from {place} import {name}"
-    factory = report.options.get("factory")
-    return (
-        "from tcvae_ref.oracle.finding import find; "
-        f"{name.split('.')[-1]} = find({report.target!r}, {factory if factory is None else str(factory)!r})"
-    )
+    factory, init = report.options.get("factory"), report.options.get("init")
+    how = f"{factory if factory is None else str(factory)!r}{f', {dict(init)!r}' if init else ''}"
+    return f"from tcvae_ref.oracle.finding import find; {name.split('.')[-1]} = find({report.target!r}, {how})"
 
 
 class _AsTensors(ast.NodeTransformer):

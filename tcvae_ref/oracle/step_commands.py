@@ -46,6 +46,7 @@ def add_check_step(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--returns", metavar="loss=PART", help="which part it returns is minimised: loss=1, loss=elbo")
     group.add_argument("--image-shape", type=_sizes, metavar="C,H,W", help="of one image that the loss takes (flat: 6)")
     group.add_argument("--factory", metavar="MAKE", help="package.module:make, which makes the loss's instance")
+    group.add_argument("--init", metavar="NAME=LITERAL", action="append", help="an argument of the class, or of MAKE")
     group.add_argument("--dataset-size", type=int, metavar="N", help="inside a loss that does not take it")
     group.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
     group = parser.add_argument_group("where it goes")
@@ -105,6 +106,7 @@ def _check_step(arguments: argparse.Namespace) -> int:
             returns=arguments.returns,
             image_shape=arguments.image_shape,
             factory=arguments.factory,
+            init=parse_bind(arguments.init, "init") if arguments.init else None,
             progress=progress,
         )
     saved = {} if arguments.no_save else records.save(found, arguments.cases)

@@ -109,6 +109,7 @@ def load(
     target: str | Callable[..., Any],
     *,
     factory: Factory = None,
+    init: Mapping[str, Any] | None = None,
     arguments: Mapping[str, str] | None = None,
     parameterisation: str | None = None,
     packed: str | None = None,
@@ -126,6 +127,8 @@ def load(
     factory : str, callable or True, optional
         Called without arguments, gives the instance of the class; without it the class is called so. True: the
         target itself is called so, and gives the loss.
+    init : mapping, optional
+        Arguments of the class, or of the factory, by name.
     arguments, parameterisation, packed, bind
         See `inference.map_arguments`.
     returns : optional
@@ -139,7 +142,7 @@ def load(
         The target cannot be imported, found or called, or an option does not fit it.
     """
     name = shown_name(target)
-    function = find(target, factory)
+    function = find(target, factory, init)
     with looked_at(name):
         if not callable(function):
             raise InputError(f"{name}: is a {type(function).__name__}, not callable; name a function or method")

@@ -64,6 +64,7 @@ def check_step(
     returns: str | Sequence[str] | Mapping[str, str | int] | None = None,
     image_shape: Sequence[int] | None = None,
     factory: Factory = None,
+    init: Mapping[str, Any] | None = None,
     dataset_size: int | None = None,
     seed: int = 0,
     progress: CheckProgress | None = None,
@@ -102,6 +103,8 @@ def check_step(
         Of one of the images that the loss takes, as (1, 28, 28); by default they are flat: (M, 6).
     factory : optional
         Makes the instance, where the loss is a class that takes arguments: `finding.find`.
+    init : mapping, optional
+        Arguments of the class, or of the factory, by name.
     dataset_size : int, optional
         N inside a loss that does not take it. Where neither is known, log(N M) is not judged.
     seed : int
@@ -141,10 +144,10 @@ def check_step(
     }
     how: dict[str, Any] = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed}
     how |= {"returns": returns, "image_shape": image_shape}
-    for name, option in {**how, "factory": factory, "bind": bind}.items():
+    for name, option in {**how, "factory": factory, "init": init, "bind": bind}.items():
         if option and loss is None:
             raise InputError(f"{where}: {name} is of the loss, and none is handed over; give a loss, or leave it out")
-    functions = {name: find(one, factory if name == "loss" else None) for name, one in handed.items()}
+    functions = {name: find(one, factory, init) if name == "loss" else find(one) for name, one in handed.items()}
     for name, function in functions.items():
         if not callable(function):
             kind = type(function).__name__
@@ -167,6 +170,7 @@ def check_step(
         **{"alpha": alpha, "beta": beta, "gamma": gamma, "estimator": estimator, "framework": framework},
         **{"steps": steps, "warm_up": warm_up, "dataset_size": dataset_size, "bind": bind, **how},
         "factory": factory if factory is None or isinstance(factory, bool) else shown_name(factory),
+        "init": init,
     }
     return judge.report(options)
 

@@ -241,6 +241,7 @@ def usual(rng, name, action):
         "html": "out/a.html", "junit": "out/a.xml", "cases": SEEDS["cases"], "framework": "numpy", "dtype": "float64",
         "max_examples": "1", "checks": "values", "estimator": rng.choice(("mss", "auto")), "width": "log-var",
         "returns": "tc", "weights": "beta=2", "bind": "a=1", "args": "z=z", "packed": "z:mu", "factory": "f:g",
+        "init": "a=1", "image_shape": "1,2,3",
         "id": rng.choice(("mss-weights-in-columns", SEEDS["case"])), "sampler": f"{SEEDS['loss']}:sample",
         "loss": f"{SEEDS['loss']}:loss", "warm_up": "TC", "steps": "0,1,10", "time_limit": "5", "image": "0",
         "variant": "eager", "M": "4", "N": "9", "dataset_size": "20", "on": "dask://127.0.0.1:1", "threads": "1",
