@@ -501,8 +501,21 @@ class TestArguments:
             (
                 lambda z, mu, log_var, batch, epoch: 0,
                 {},
-                "batch, epoch have no default and no known meaning; bind a value, like --bind batch=VALUE, "
-                "or name what it is, like --args dataset_size=batch",
+                "batch, epoch have no default and no known meaning; bind a value, like --bind batch=VALUE "
+                "--bind epoch=VALUE, or name what it is, like --args dataset_size=batch",
+            ),
+            (
+                lambda latent_cod, mean, lv, n_dat, img, mode: 0,
+                {},
+                "is known to be z or the width (log_var, log_std, std, var), and latent_cod, lv, n_dat, img, mode have "
+                "no default and no known meaning; name it in arguments, like --args z=latent_cod,dataset_size=n_dat,"
+                "log_var=NAME, and bind what is left, like --bind lv=VALUE --bind img=VALUE --bind mode=VALUE",
+            ),
+            (
+                lambda z, mu, stddv, sdev: 0,
+                {},
+                "the width (log_var, log_std, std, var), and stddv, sdev have no default and no known meaning; "
+                "name it in arguments, like --args std=stddv, and bind what is left, like --bind sdev=VALUE",
             ),
             (lambda z, mu, log_var, N, epoch: 0, {}, "no known meaning; bind a value, like --bind epoch=VALUE"),
             (

@@ -326,6 +326,10 @@ def test_the_command_on_a_class_whose_names_say_nothing(place, capsys):
     assert cli.main(["check-step", "--loss", f"{path}:Loss", "--factory", f"{path}:make"]) == 2
     said = capsys.readouterr().err
     assert f"{path}:Loss: no parameter of (out, img, code, a, b, N) is known to be z" in said
+    assert "and out, img, code, a, b have no default and no known meaning; name it in arguments" in said
+    assert "like --args x=img,z=code,mu=NAME,log_var=NAME, and bind what is left" in said
+    assert "left, like --bind out=VALUE --bind a=VALUE --bind b=VALUE, or name" in said
+    assert said.endswith("what it is, like --args log_px=out (or nll, logits, decoded, batch_fraction, step)\n")
     assert "_tcvae_ref" not in said, "the name that was handed over"
 
 

@@ -2,12 +2,24 @@
 
 import difflib
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tcvae_ref.checks import InputError, option
-from tcvae_ref.oracle.aliases import ARGUMENT_OF, ARGUMENTS, PACKED, RECONSTRUCTIONS, ROLES, TENSORS, key, loose_key
+from tcvae_ref.oracle.aliases import (
+    ALIASES,
+    ARGUMENT_OF,
+    ARGUMENTS,
+    PACKED,
+    RECONSTRUCTIONS,
+    ROLES,
+    TENSORS,
+    WEIGHTS,
+    key,
+    loose_key,
+)
 from tcvae_ref.oracle.foreign import attribute
 from tcvae_ref.oracle.mapping import ArgumentMap, Slot
 from tcvae_ref.oracle.types import PARAMETERISATIONS
@@ -15,6 +27,8 @@ from tcvae_ref.oracle.types import PARAMETERISATIONS
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _MOST_PLACES = 32
 """Of parameters that can be given by their place."""
+_ALIKE = 0.7
+"""How like an argument's name a parameter's is that may be it: `difflib`'s ratio."""
 
 
 def map_arguments(
@@ -25,6 +39,7 @@ def map_arguments(
     parameterisation: str | None = None,
     packed: str | None = None,
     bind: Mapping[str, Any] | None = None,
+    besides: Iterable[str] = (),
 ) -> ArgumentMap:
     """What each parameter of a function receives, by its name where the options do not say.
 
@@ -43,6 +58,8 @@ def map_arguments(
         `NAME:(mu,log_std)` for a tuple of both.
     bind : mapping, optional
         Parameter -> the value it always receives; dataset_size, where it has no such parameter, is the N it has inside.
+    besides : iterable of str
+        Those of `ROLES` that a parameter may be named as too, and none is.
 
     Raises
     ------
@@ -64,7 +81,7 @@ def map_arguments(
     by_position = [] if slots else _by_position(free, parameterisation or "log_var")
     slots |= {slot.parameter: slot for slot in by_position}
     slots |= _inferred(where, [p for p in free if p.name not in slots], slots, parameterisation)
-    _check_complete(where, parameters, slots, bound)
+    _check_complete(where, parameters, slots, bound, tuple(besides))
     slots |= {name: Slot(name, (), value) for name, value in bound.items()}
     mapped = _arranged(parameters, slots, "by position: no name is known" if by_position else "")
     if inside is None:
@@ -275,34 +292,78 @@ def _inferred_packed(where: str, name: str, parameterisation: str | None) -> Slo
 
 
 def _check_complete(
-    where: str, parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot], bound: Mapping[str, Any]
+    where: str,
+    parameters: Sequence[inspect.Parameter],
+    slots: Mapping[str, Slot],
+    bound: Mapping[str, Any],
+    besides: Sequence[str],
 ) -> None:
     """Require a parameter for z, mu and the width, and a meaning for each parameter without default."""
     roles = {_role(argument) for slot in slots.values() for argument in slot.arguments}
     missing = [role for role in ("z", "mu", "width") if role not in roles]
     unknown = [p.name for p in parameters if is_required(p) and p.name not in slots and p.name not in bound]
-    if missing:
-        names = ", ".join(p.name for p in parameters if is_named(p)) or "none"
-        what = " or ".join(missing).replace("width", f"the width ({', '.join(PARAMETERISATIONS)})")
-        example = PARAMETERISATIONS[0] if missing[0] == "width" else missing[0]
-        raise InputError(
-            f"{where}: no parameter of ({names}) is known to be {what}; "
-            f"name it in arguments, like --args {example}={next(iter(unknown), 'NAME')}"
-        )
+    if not missing:
+        _refuse_whole_losses(where, unknown, told="dataset_size" in roles)
+    if not missing and not unknown:
+        return
+    others = [name for name in ("dataset_size", *WEIGHTS, *besides) if name not in roles]
+    named = _guessed(unknown, missing, others)
+    rest = [name for name in unknown if name not in named.values()]
+    complaints = [_without(parameters, missing)] if missing else []
+    if rest or not missing:
+        have = "has" if len(unknown) == 1 else "have"
+        complaints.append(f"{', '.join(unknown)} {have} no default and no known meaning")
+    raise InputError(f"{where}: {', and '.join(complaints)}; {_remedy(named, rest, others)}")
+
+
+def _without(parameters: Sequence[inspect.Parameter], missing: Sequence[str]) -> str:
+    names = ", ".join(p.name for p in parameters if is_named(p)) or "none"
+    what = " or ".join(missing).replace("width", f"the width ({', '.join(PARAMETERISATIONS)})")
+    return f"no parameter of ({names}) is known to be {what}"
+
+
+def _remedy(named: Mapping[str, str], rest: Sequence[str], others: Sequence[str]) -> str:
+    """What to write: guesses of what is what, and for each parameter that is left."""
+    remedies = []
+    if named:
+        pairs = ",".join(f"{ours}={name}" for ours, name in named.items())
+        remedies.append(f"name it in arguments, like --args {pairs}")
+    if rest:
+        binds = " ".join(f"--bind {name}=VALUE" for name in rest)
+        remedies.append(f"bind {'what is left' if named else 'a value'}, like {binds}")
+    left = [name for name in others if name not in (*named, *WEIGHTS)]
+    other = f", or name what it is, like --args {left[0]}={rest[0]}" if rest and left else ""
+    also = f" (or {', '.join(left[1:])})" if other and left[1:] else ""
+    return f"{', and '.join(remedies)}{other}{also}"
+
+
+def _refuse_whole_losses(where: str, unknown: Sequence[str], *, told: bool) -> None:
+    """Require that no parameter is a reconstruction; `told` is whether it takes N."""
     around = {name: role for name in unknown for role, names in ROLES.items() if key(name) in names}
     if set(around.values()) & RECONSTRUCTIONS:
-        size = "" if "dataset_size" in roles else " --dataset-size N"
+        size = "" if told else " --dataset-size N"
         raise InputError(
             f"{where}: {' and '.join(around)} {'is' if len(around) == 1 else 'are'} of a whole loss, with its "
             "reconstruction; this command judges the penalty alone. "
             f"For the whole: tcvae-ref check-step --loss {where}{size}"
         )
-    if unknown:
-        other = "" if "dataset_size" in roles else f", or name what it is, like --args dataset_size={unknown[0]}"
-        raise InputError(
-            f"{where}: {', '.join(unknown)} {'has' if len(unknown) == 1 else 'have'} no default and no known meaning; "
-            f"bind a value, like --bind {unknown[0]}=VALUE{other}"
-        )
+
+
+def _guessed(unknown: Sequence[str], missing: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """Argument -> the parameter that may be it: likest to its names, or left over; NAME for what is missing else."""
+    candidates = [*missing, *others, *(PARAMETERISATIONS if "width" in missing else ())]
+    words = {key(alias): one for one in candidates for alias in (*ALIASES.get(one, ()), *ROLES.get(one, ()))}
+    found: dict[str, str] = {}
+    for name in unknown:
+        near = difflib.get_close_matches(key(name), words, n=1, cutoff=_ALIKE)
+        if near and _role(words[near[0]]) not in map(_role, found):
+            found[words[near[0]]] = name
+    still = [role for role in missing if role not in map(_role, found)]
+    rest = [name for name in unknown if name not in found.values()]
+    left_over = rest if len(rest) <= len(still) else []
+    for role, name in itertools.zip_longest(still, left_over, fillvalue="NAME"):
+        found[PARAMETERISATIONS[0] if role == "width" else role] = name
+    return found
 
 
 def _arranged(parameters: Sequence[inspect.Parameter], slots: Mapping[str, Slot], note: str) -> ArgumentMap:

@@ -240,7 +240,8 @@ def understand(
     if "x" in found.values() and not {"logits", "decoded", "log_px"} & set(found.values()):
         found.update({n: "decoded" for n, role in found.items() if role == "nll" and key(n) in IMAGES})
     roles = {n: _Role(role) for n, role in found.items()}
-    mapped = map_arguments(name, function, bind={**bound, **roles}, **options)
+    besides = [role for role in ROLES if role not in found.values()]
+    mapped = map_arguments(name, function, bind={**bound, **roles}, besides=besides, **options)
     mapped = mapped._replace(positional=_filled(mapped.positional), keyword=_filled(mapped.keyword))
     loss = StepLoss(name, function, mapped, adapter, dtype, weights, image_shape=image_shape, returns=returns)
     return replace(loss, dataset_size=mapped.bound.get("dataset_size"))
