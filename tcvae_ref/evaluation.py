@@ -43,7 +43,7 @@ def all_metrics() -> tuple[str, ...]:
 
 
 _DECOMPOSING = Recipe(lambda task: None, "of the KL term", widths=True, weights=False)
-_STREAM = 3  # of random numbers, apart from those of training.loop
+_STREAM = 3  # of random numbers, apart from those of training.streams
 
 Encode = Callable[[Array], tuple[Array, Array]]
 """encode(x): mu, log_var : (M, D) of images (M, P), in float32."""

@@ -24,8 +24,9 @@ from tcvae_ref.objectives import ElboTerms, factor_vae, vae
 from tcvae_ref.training import Settings, TrainingDiverged, adam_step, initial_adam_state, initial_state, train
 from tcvae_ref.training.adam import adam_update
 from tcvae_ref.training.adversary import adversary_step, initial_adversary, step_permutations
-from tcvae_ref.training.batches import SECOND_ORDER, batches
+from tcvae_ref.training.batches import batches
 from tcvae_ref.training.loop import loss_and_record, recorded, step_noise
+from tcvae_ref.training.streams import SECOND_NOISE, SECOND_ORDER
 
 TINY = Settings(
     objective="factor-vae",
@@ -236,7 +237,9 @@ class TestRuns:
         for ours, theirs in zip(before.parameters, after.parameters, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         second = data.images.take(batches(TINY, data, SECOND_ORDER)(0))
-        z_second = loss_and_record(TINY, before.parameters, [], D, second, step_noise(1, 0, 16, 3, 5), 72, 0)[1].z
+        z_second = loss_and_record(
+            TINY, before.parameters, [], D, second, step_noise(1, 0, 16, 3, SECOND_NOISE), 72, 0
+        )[1].z
         permuted = permute_dims(z_second, step_permutations(1, 0, 16, 3))
         gradient = grad(discriminator_loss)(D, z, permuted)
         adam_step(D, gradient, initial_adam_state(D), 1, TINY.discriminator_rate, 0.5, 0.9)

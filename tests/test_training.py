@@ -19,7 +19,7 @@ from autograd.extend import Box
 from autograd.test_util import check_grads
 from optional import torch
 
-from tcvae_ref import InputError, conv_networks
+from tcvae_ref import InputError, conv_networks, evaluation
 from tcvae_ref.cli import machinery
 from tcvae_ref.data import grid, render
 from tcvae_ref.data.correlated import correlated
@@ -38,15 +38,17 @@ from tcvae_ref.training import (
     initial_adam_state,
     initial_state,
     load_source,
+    streams,
     trained_model,
 )
 from tcvae_ref.training import train as train_loop
-from tcvae_ref.training.batches import SECOND_ORDER, batches, epoch_order
+from tcvae_ref.training.batches import batches, epoch_order
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.loop import _SECOND_NOISE, _second_codes, loss_and_record, step_noise
+from tcvae_ref.training.loop import _second_codes, loss_and_record, step_noise
 from tcvae_ref.training.model import layers, taken_apart
 from tcvae_ref.training.run import FILES, Saver, digest
 from tcvae_ref.training.settings import ADDED
+from tcvae_ref.training.streams import SECOND_NOISE, SECOND_ORDER
 
 GRID = (1, 2, 1, 6, 6)  # 72 images
 SMALL = Settings(
@@ -222,6 +224,14 @@ class TestGradients:
 
 
 class TestLoop:
+    def test_streams_have_the_numbers_of_every_run_that_was_made(self):
+        in_order = ("PARAMETERS", "ORDER", "NOISE", "EVALUATION", "SECOND_ORDER", "SECOND_NOISE", "PERMUTATIONS")
+        numbers = {name: number for number, name in enumerate((*in_order, "DISCRIMINATOR", "PRIOR"))}
+        assert {name: value for name, value in vars(streams).items() if name.isupper()} == numbers
+        assert evaluation._STREAM == streams.EVALUATION
+        expected = np.random.default_rng([3, 2, 7]).standard_normal((4, 2), dtype=np.float32)
+        np.testing.assert_array_equal(step_noise(3, 7, 4, 2), expected)
+
     def test_an_epoch_visits_every_input_at_most_once(self):
         order = epoch_order(0, 3, 72)
         assert sorted(order) == list(range(72))
@@ -336,7 +346,7 @@ class TestNetworks:
         again = _second_codes(settings, data, NUMPY)(state.parameters, statistics, 3)
         x = data.images.take(batches(settings, data, SECOND_ORDER)(3), "float32")
         mu, log_var, _ = conv_networks.encode(encoder, first[:10], x, learning=True)
-        np.testing.assert_array_equal(again, mu + np.exp(0.5 * log_var) * step_noise(0, 3, 2, 3, _SECOND_NOISE))
+        np.testing.assert_array_equal(again, mu + np.exp(0.5 * log_var) * step_noise(0, 3, 2, 3, SECOND_NOISE))
         assert (again != mu + np.exp(0.5 * log_var) * step_noise(0, 3, 2, 3)).all()  # noise of its own
 
     def test_in_colour(self, data):

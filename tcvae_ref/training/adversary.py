@@ -13,11 +13,11 @@ from tcvae_ref.discriminator import discriminator_loss, initial_discriminator, p
 from tcvae_ref.training.adam import AdamState, AdamUpdate, adam_step, initial_adam_state, require_finite
 from tcvae_ref.training.gradients import gradient_and_aux
 from tcvae_ref.training.settings import Settings
+from tcvae_ref.training.streams import DISCRIMINATOR, PERMUTATIONS, generator
 from tcvae_ref.types import Array, Scalar
 
 BETAS = (0.5, 0.9)
 """Decay rates of the discriminator's Adam."""
-_PERMUTATIONS, _INITIAL = 6, 7  # streams of random numbers
 
 
 class Adversary(NamedTuple):
@@ -31,14 +31,14 @@ def initial_adversary(settings: Settings, dtype: str) -> Adversary:
     """Draw the discriminator's first parameters."""
     if settings.objective != "factor-vae":
         return Adversary([], AdamState([], []))
-    rng = np.random.default_rng([settings.seed, _INITIAL])
+    rng = generator(settings.seed, DISCRIMINATOR)
     discriminator = initial_discriminator(settings.latent, settings.discriminator, rng, dtype)
     return Adversary(discriminator, initial_adam_state(discriminator))
 
 
 def step_permutations(seed: int, step: int, M: int, D: int) -> NDArray[np.int64]:
     """A permutation of the batch for each latent dimension : (M, D)."""
-    rng = np.random.default_rng([seed, _PERMUTATIONS, step])
+    rng = generator(seed, PERMUTATIONS, step)
     return rng.permuted(np.tile(np.arange(M)[:, None], D), axis=0)
 
 

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.training.settings import Settings
+from tcvae_ref.training.streams import ORDER, generator
 
-ORDER, SECOND_ORDER = 1, 4  # streams of random numbers
 FOR_WEIGHTED_DATA = ("mws", "minibatch")
 """Estimators whose weights are the same for draws with replacement; the others' are those of draws without."""
 
 
 def epoch_order(seed: int, epoch: int, dataset_size: int, stream: int = ORDER) -> NDArray[np.int64]:
     """The order in which an epoch visits the data : (N,)."""
-    return np.random.default_rng([seed, stream, epoch]).permutation(dataset_size)
+    return generator(seed, stream, epoch).permutation(dataset_size)
 
 
 def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Callable[[int], NDArray[np.int64]]:
@@ -32,7 +32,7 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
     settings : Settings
     data : FactorDataset
     stream : int
-        `ORDER`, or `SECOND_ORDER` for batches independent of those.
+        `streams.ORDER`, or `streams.SECOND_ORDER` for batches independent of those.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
         cumulative /= cumulative[-1]
 
         def drawn(step: int) -> NDArray[np.int64]:
-            return np.searchsorted(cumulative, np.random.default_rng([seed, stream, step]).random(M), side="right")
+            return np.searchsorted(cumulative, generator(seed, stream, step).random(M), side="right")
 
         return drawn
     kept: dict[int, NDArray[np.int64]] = {}  # the order of one epoch

@@ -22,17 +22,25 @@ from tcvae_ref.data.factors import FactorDataset
 from tcvae_ref.discriminator import discriminate, discriminator_total_correlation
 from tcvae_ref.gaussian import reparameterise
 from tcvae_ref.objectives import ElboTerms, elbo_terms
+from tcvae_ref.training import streams
 from tcvae_ref.training.adam import AdamState, adam_step, initial_adam_state, require_finite
 from tcvae_ref.training.adversary import Adversary, adversary_step, initial_adversary
-from tcvae_ref.training.batches import SECOND_ORDER, batches
+from tcvae_ref.training.batches import batches
 from tcvae_ref.training.gradients import gradient_and_aux
-from tcvae_ref.training.model import architecture, initial_parameters, initial_prior, log_prior, taken_apart
+from tcvae_ref.training.model import (
+    architecture,
+    initial_parameters,
+    initial_prior,
+    log_prior,
+    statistics_apart,
+    taken_apart,
+)
 from tcvae_ref.training.operations import NUMPY, Operations
 from tcvae_ref.training.settings import Settings
+from tcvae_ref.training.streams import generator
 from tcvae_ref.types import Array, ExpectedLogQz, ExpectedLogQzEstimator, Scalar
 
 DTYPE = "float32"
-_INITIAL, _NOISE, _SECOND_NOISE, _PRIOR = 0, 2, 5, 8  # streams of random numbers, apart from the other modules'
 
 
 class TrainingDiverged(Exception):
@@ -92,8 +100,8 @@ def initial_state(settings: Settings, pixels: int) -> TrainingState:
     InputError
         The networks are not made for such images.
     """
-    parameters, statistics = initial_parameters(settings, pixels, _stream(settings.seed, _INITIAL), DTYPE)
-    parameters += initial_prior(settings, _stream(settings.seed, _PRIOR), DTYPE)
+    parameters, statistics = initial_parameters(settings, pixels, generator(settings.seed, streams.PARAMETERS), DTYPE)
+    parameters += initial_prior(settings, generator(settings.seed, streams.PRIOR), DTYPE)
     R = len(recorded(settings))
     return TrainingState(
         step=0,
@@ -106,13 +114,9 @@ def initial_state(settings: Settings, pixels: int) -> TrainingState:
     )
 
 
-def _stream(*key: int) -> np.random.Generator:
-    return np.random.default_rng(key)
-
-
-def step_noise(seed: int, step: int, M: int, D: int, stream: int = _NOISE) -> Array:
+def step_noise(seed: int, step: int, M: int, D: int, stream: int = streams.NOISE) -> Array:
     """Standard normal noise of a step : (M, D)."""
-    return _stream(seed, stream, step).standard_normal((M, D), dtype=np.float32)
+    return generator(seed, stream, step).standard_normal((M, D), dtype=np.float32)
 
 
 def loss_and_record(
@@ -152,10 +156,10 @@ def loss_and_record(
     """
     encoder, decoder, prior = taken_apart(settings, parameters)
     encode, decode = architecture(settings, operations)
-    half = len(statistics) // 2
-    mu, log_var, of_encoder = encode(encoder, statistics[:half], x, True)
+    of_encoder, of_decoder = statistics_apart(statistics)
+    mu, log_var, of_encoder = encode(encoder, of_encoder, x, True)
     z = reparameterise(mu, log_var, eps)
-    logits, of_decoder = decode(decoder, statistics[half:], z, True)
+    logits, of_decoder = decode(decoder, of_decoder, z, True)
     log_px = operations.bernoulli_log_likelihood(x, logits)
     expected_log_qz = operations.estimators[settings.estimator]
     if settings.objective != "beta-tcvae":
@@ -251,13 +255,14 @@ def _second_codes(
 ) -> Callable[[list[Array], list[Array], int], Array]:
     """Make a function that draws the codes (M, D) of a step's second batch, independent of its first."""
     encode, _ = architecture(settings, operations)
-    batch = batches(settings, data, SECOND_ORDER)
+    batch = batches(settings, data, streams.SECOND_ORDER)
 
     def second_codes(parameters: list[Array], statistics: list[Array], step: int) -> Array:
         x = data.images.take(batch(step), DTYPE)
-        encoder = taken_apart(settings, parameters).encoder
-        mu, log_var, _ = encode(encoder, statistics[: len(statistics) // 2], x, True)
-        return reparameterise(mu, log_var, step_noise(settings.seed, step, len(x), settings.latent, _SECOND_NOISE))
+        encoder, of_encoder = taken_apart(settings, parameters).encoder, statistics_apart(statistics)[0]
+        mu, log_var, _ = encode(encoder, of_encoder, x, True)
+        eps = step_noise(settings.seed, step, len(x), settings.latent, streams.SECOND_NOISE)
+        return reparameterise(mu, log_var, eps)
 
     return second_codes
 

@@ -90,6 +90,12 @@ def taken_apart(settings: Settings, parameters: Arrays) -> Parameters:
     return Parameters(parameters[:split], parameters[split:rest], parameters[rest:])
 
 
+def statistics_apart(statistics: Arrays) -> tuple[Arrays, Arrays]:
+    """The encoder's running statistics and the decoder's, which are as many."""
+    half = len(statistics) // 2
+    return statistics[:half], statistics[half:]
+
+
 def architecture(settings: Settings, operations: Operations = NUMPY) -> Architecture:
     """Choose the networks' functions."""
     if settings.network == "conv":
@@ -134,9 +140,9 @@ def trained_model(settings: Settings, parameters: Arrays, statistics: Arrays) ->
     """
     encoder, decoder, prior = taken_apart(settings, parameters)
     encode, decode = architecture(settings)
-    half = len(statistics) // 2
+    of_encoder, of_decoder = statistics_apart(statistics)
     return Model(
-        encode=lambda x: encode(encoder, statistics[:half], x, False)[:2],
-        decode=lambda z: decode(decoder, statistics[half:], z, False)[0],
+        encode=lambda x: encode(encoder, of_encoder, x, False)[:2],
+        decode=lambda z: decode(decoder, of_decoder, z, False)[0],
         log_prior=log_prior(settings, [array.astype(np.float64) for array in prior]),
     )
