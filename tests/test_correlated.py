@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tcvae_ref import log_qz_mss, log_qz_symmetric_mss
+from tcvae_ref import extensions, log_qz_mss, log_qz_symmetric_mss
 from tcvae_ref.checks import InputError
 from tcvae_ref.data import ByteImages, Factor, FactorDataset, FactorGrid
 from tcvae_ref.data.correlated import KINDS, correlated, pair_probabilities
@@ -130,6 +130,12 @@ class TestEstimators:
         with pytest.raises(InputError, match=f"'{estimator}' with grid, f0 and f1 uniform.*choose mws"):
             self.drawn(objective, estimator, weighted)
         assert len(self.drawn(objective, estimator, data_set())(0)) == 16
+
+    def test_of_another_packages_it_is_said_that_nothing_is_known(self, monkeypatch):
+        monkeypatch.setattr(extensions, "names", lambda kind, own: ("mine",))
+        weighted = correlated(data_set(), ("f0", "f1"), "uniform")
+        with pytest.raises(InputError, match="replacement; of another package's that is not known: choose mws"):
+            self.drawn("beta-tcvae", "mine", weighted)
 
     @pytest.mark.parametrize("estimator", ["mws", "minibatch"])
     def test_the_others_take_weights(self, estimator):

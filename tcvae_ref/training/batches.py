@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from tcvae_ref.checks import InputError
 from tcvae_ref.data.factors import FactorDataset
-from tcvae_ref.training.settings import Settings
+from tcvae_ref.training.settings import ESTIMATORS, STUDY_ESTIMATORS, Settings
 from tcvae_ref.training.streams import ORDER, generator
 
 FOR_WEIGHTED_DATA = ("mws", "minibatch")
-"""Estimators whose weights are the same for draws with replacement; the others' are those of draws without."""
+"""Estimators whose weights are the same for draws with replacement; the house's others are for draws without."""
 
 
 def epoch_order(seed: int, epoch: int, dataset_size: int, stream: int = ORDER) -> NDArray[np.int64]:
@@ -24,8 +24,8 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
 
     Without weights every epoch visits the data once, in an order of its own, a remainder below M left out. With weights
     each batch is M independent draws from p(n), with replacement, and an epoch is only as many of them. The stratified
-    estimators weigh a batch as uniform draws without replacement, and would be wrong then; they are refused with every
-    objective, for those that do not maximise the estimate record it.
+    estimators weigh a batch as uniform draws without replacement, and would be wrong then, as another package's may be;
+    they are refused with every objective, for those that do not maximise the estimate record it.
 
     Parameters
     ----------
@@ -41,9 +41,11 @@ def batches(settings: Settings, data: FactorDataset, stream: int = ORDER) -> Cal
         `FOR_WEIGHTED_DATA`.
     """
     if data.weights is not None and settings.estimator not in FOR_WEIGHTED_DATA:
+        ours = settings.estimator in (*ESTIMATORS, *STUDY_ESTIMATORS)
+        reason = "its own weights are for uniform draws without" if ours else "of another package's that is not known"
         raise InputError(
             f"settings: estimator={settings.estimator!r} with {data.name}, which is drawn by its weights, with "
-            "replacement; its own weights are for uniform draws without: choose mws"
+            f"replacement; {reason}: choose mws"
         )
     N, M, seed = len(data), settings.batch, settings.seed
     steps_per_epoch = settings.steps_per_epoch(N)
