@@ -615,6 +615,21 @@ class TestNames:
             decided = re.findall(rf"""(?:[=!]=|\bin) \(?["']{name}["']|["']{name}["']:""", path.read_text())
             assert not decided, f"{path.name}: {decided}; what belongs to {name} is said by adapters/{name}_adapter.py"
 
+    def test_seeded_generators_repeat_and_are_put_back(self):
+        torch, adapter = pytest.importorskip("torch"), adapters.by_name("torch")
+        before, drawn = torch.get_rng_state(), []
+        for _ in range(2):
+            with adapter.seeded(5):
+                drawn.append((torch.rand(3).tolist(), np.random.rand(3).tolist()))  # noqa: NPY002
+            torch.rand(1)
+        assert drawn[0] == drawn[1]
+        with adapter.seeded(6):
+            assert torch.rand(3).tolist() != drawn[0][0]
+        torch.set_rng_state(before)
+        with adapter.seeded(5):
+            torch.rand(1)
+        assert torch.equal(torch.get_rng_state(), before)
+
     def test_broken_third_party(self, entries, monkeypatch):
         def broken():
             raise ImportError("no module named tiny")
