@@ -17,8 +17,9 @@ from wrong_steps import BETA, STEPS, pixels
 
 from tcvae_ref import cli
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import machine_report, records, sampler, step_loss, whole_loss
+from tcvae_ref.oracle import adapters, harder_batches, machine_report, records, sampler, step_loss, whole_loss
 from tcvae_ref.oracle.diagnosis import RIGHT_IN_FLOAT32
+from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.training_step import check_step, replay_step
 from tcvae_ref.oracle.types import Verdict
 
@@ -121,7 +122,7 @@ def test_generators_of_other_frameworks():
 def test_the_weights_in_effect():
     loss = step_loss.understand(
         "loss", STEPS["loss: KL + beta TC"].make("torch")["loss"],
-        *(__import__("tcvae_ref.oracle.adapters", fromlist=["by_name"]).by_name("torch"), "float64"),
+        *(adapters.by_name("torch"), "float64"),
         {"alpha": 1.0, "beta": BETA, "gamma": 1.0},
     )  # fmt: skip
     found = whole_loss.effective(loss, whole_loss.calls(loss, (5, 3, 40), 0, exact=False), "mws")
@@ -255,6 +256,70 @@ def test_the_gradients_of_a_loss_count():
 
     report = check_step(loss=halved, framework="torch")
     assert report.verdict is Verdict.WRONG
+
+
+# --- harder batches --------------------------------------------------------------------------------------------------
+
+
+def of_pairs(log_sum=torch.logsumexp, changed=lambda pairs: pairs, width=lambda log_var: log_var, beside=None):
+    """A whole loss of MWS, with what is done to widths and pairwise log-densities."""
+
+    def loss(nll, z, mu, log_var, dataset_size):
+        lv = width(log_var)
+        log_nm = math.log(len(z) * dataset_size)
+        pairs = changed(-0.5 * ((z[:, None] - mu) ** 2 * torch.exp(-lv) + lv + math.log(2 * math.pi)))
+        own = -0.5 * ((z - mu) ** 2 * torch.exp(-lv) + lv + math.log(2 * math.pi)).sum(1)
+        log_qz, product = log_sum(pairs.sum(2) - log_nm, 1), log_sum(pairs - log_nm, 1).sum(1)
+        log_pz = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1)
+        total = (nll + own - log_qz + 6.0 * (log_qz - product) + product - log_pz).mean()
+        return total + beside(z) if beside else total
+
+    return loss
+
+
+def with_epsilon(epsilon):
+    return lambda x, axis: torch.log(torch.exp(x).sum(axis) + epsilon)
+
+
+def no_number_beyond_30(z):
+    """0, with a gradient that is nan where any |z| is above 30."""
+    return 0.0 * torch.where(z.abs() < 30.0, torch.sqrt(30.0 - z.abs()), 0.0).sum()
+
+
+@pytest.mark.parametrize(("loss", "found", "on"), [
+    (of_pairs(), [], ""),
+    (of_pairs(width=lambda w: w.clamp(-10.0, 10.0)), [], ""),
+    (of_pairs(with_epsilon(0.0)), ["exp-sum-log"], ""),
+    (of_pairs(with_epsilon(1e-20)), ["log-epsilon"], ""),
+    (of_pairs(width=lambda w: w.clamp(-5.0, 5.0)), ["unknown"], "narrow and wide posteriors"),
+    (of_pairs(changed=lambda pairs: pairs.clamp(min=-50.0)), ["unknown"], "samples 12 sigma out"),
+    (of_pairs(beside=no_number_beyond_30), ["unknown"], "posteriors far apart"),
+], ids=["right", "a wide clamp", "exp-sum-log", "epsilon", "narrow clamp", "a clamp of pairs", "gradient"])  # fmt: skip
+def test_what_shows_on_harder_batches_alone(loss, found, on):
+    report = check_step(loss=loss, framework="torch", estimator="mws", beta=6.0)
+    assert report.verdict is (Verdict.WRONG if found else Verdict.PASS)
+    assert [one.id for one in report.diagnosis] == found
+    assert not on or "right on ordinary batches, and not on these: " in report.diagnosis[0].evidence
+    assert on in report.results[0].message
+
+
+@pytest.mark.parametrize("estimator", ["mws", "mss", "symmetric-mss", "minibatch", "exact"])
+@pytest.mark.parametrize("closed_form", [0.0, 0.3, 1.0])
+def test_right_losses_are_not_accused_on_harder_batches(estimator, closed_form):
+    """With weights that are no round numbers, too."""
+    terms = build("torch", estimator=estimator)
+    adapter = adapters.by_name("torch")
+
+    def whole(nll, z, mu, log_var, dataset_size):
+        t, k = terms(z, mu, log_var, dataset_size), closed_form
+        kl = 0.5 * (mu**2 + log_var.exp() - 1 - log_var).sum(1).mean()
+        return nll.mean() + (0.7 - k) * t["mi"] + (math.e - k) * t["tc"] + (1 - k) * t["dwkl"] + k * kl
+
+    loss = step_loss.understand("loss", whole, adapter, "float64", {})
+    for seed in range(4):
+        called = whole_loss.calls(loss, whole_loss.SHAPES[0], seed, exact=estimator == "exact")
+        found = whole_loss.effective(loss, called, estimator)
+        assert harder_batches.off(loss, found, estimator, probe(adapter, "float64"), seed) == []
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

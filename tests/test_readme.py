@@ -51,7 +51,7 @@ def sources(token):
     return []
 
 
-def tests_of_sources():
+def named_tests():
     """Source -> its test files, as the table of tests/README.md has them."""
     found = collections.defaultdict(set)
     for row in (ROOT / "tests" / "README.md").read_text().splitlines():
@@ -75,7 +75,7 @@ def importers():
 
 
 def test_the_tests_of_every_source_are_named():
-    table, imported = tests_of_sources(), importers()
+    table, imported = named_tests(), importers()
     everything = [*(ROOT / "tcvae_ref").rglob("*.py"), *(ROOT / "kernels" / "tcvae_kernels").glob("*.py")]
     for path in everything:
         if path.name != "__init__.py":

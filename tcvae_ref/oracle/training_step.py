@@ -11,7 +11,7 @@ import numpy as np
 
 from tcvae_ref import __version__, checks
 from tcvae_ref.checks import InputError
-from tcvae_ref.oracle import adapters, diagnosis, encoding, estimators, sampler, whole_loss
+from tcvae_ref.oracle import adapters, diagnosis, encoding, estimators, harder_batches, sampler, whole_loss
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.catalogue import find as find_entry
@@ -404,8 +404,21 @@ class _Judge:
             return [Fault("unknown", diagnosis.RIGHT_IN_FLOAT32)]
         if offset or digits != self.dtype or whole_loss.gradients_off(loss, case, self.estimator, found[0]):
             return self._of_the_images(loss, candidates, self._plain(found[0].weights))
-        self._say_likelihood(loss)
-        return []
+        faults = self._on_harder_batches(loss, found[0], candidates if known and told else ())
+        if not faults:
+            self._say_likelihood(loss)
+        return faults
+
+    def _on_harder_batches(self, loss: StepLoss, found: Effective, candidates: Sequence[str]) -> list[Fault]:
+        """What is wrong with a loss that is right on ordinary batches; without candidates it gets no name."""
+        self.progress(0, 1, "harder batches")
+        primitives = probe(self.adapter, self.dtype)
+        off = harder_batches.off(loss, found, self.estimator, primitives, self.seed)
+        named = self._of_the_images(loss, candidates, self._plain(found.weights)) if off and candidates else []
+        if not off or (named and not _is_unknown(named)):
+            return named
+        words = f"right on ordinary batches, and not on these: {'; '.join(off)}"
+        return [Fault("unknown", f"{words}; {_ADVICE}")]
 
     def _digits(self, found: Sequence[Effective]) -> str:
         """The dtype to whose digits weights fit: float32 where that is all that float64 gives."""

@@ -116,18 +116,29 @@ def effective(loss: StepLoss, called: Calls, estimator: str) -> Effective:
     """Solve for the weights of a loss taken for an estimator."""
     rows = []
     for k, case in enumerate(called.cases):
-        this = replace(loss, images=k if called.known_pixels else 0)
-        log_px = this.adapter.array(mean(this.log_px({"z": this.adapter.tensor(case.z, this.dtype)})))
-        found = truth(case, estimator).values
-        rows.append([-float(log_px) * called.known_pixels, *(float(found[name].middle) for name in _TERMS), 1.0])
-    terms, right = np.array(rows), np.array(called.values)
-    scale = np.maximum(np.abs(terms).max(axis=0), np.finfo(float).tiny)
-    solved = np.linalg.lstsq(terms / scale, right, rcond=None)[0] / scale
-    sizes = np.abs(terms) @ np.abs(solved)
-    misfit = float(np.max(np.abs(terms @ solved - right) / np.maximum(sizes, 1.0)))
+        reconstruction, *others = terms(replace(loss, images=k if called.known_pixels else 0), case, estimator)
+        rows.append([reconstruction * called.known_pixels, *others, 1.0])
+    known, right = np.array(rows), np.array(called.values)
+    scale = np.maximum(np.abs(known).max(axis=0), np.finfo(float).tiny)
+    solved = np.linalg.lstsq(known / scale, right, rcond=None)[0] / scale
+    sizes = np.abs(known) @ np.abs(solved)
+    misfit = float(np.max(np.abs(known @ solved - right) / np.maximum(sizes, 1.0)))
     r, a, b, c, k, constant = solved.tolist()
     r = r if called.known_pixels else np.nan
     return Effective(r, a + k, b + k, c + k, k, constant, misfit)
+
+
+def terms(loss: StepLoss, case: Case, estimator: str) -> list[float]:
+    """-E[log p(x|z)], MI, TC, DWKL, and the KL in closed form, of a batch."""
+    log_px = loss.adapter.array(mean(loss.log_px({"z": loss.adapter.tensor(case.z, loss.dtype)})))
+    found = truth(case, estimator).values
+    return [-float(log_px), *(float(found[name].middle) for name in _TERMS)]
+
+
+def shares(found: Effective) -> dict[str, float]:
+    """The weights of MI, TC, DWKL, and the KL in closed form, in a loss that is the sum of these."""
+    k = found.closed_form
+    return dict(zip(_TERMS, (found.alpha - k, found.beta - k, found.gamma - k, k), strict=True))
 
 
 def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, float]:
@@ -148,9 +159,9 @@ def reconstructions(loss: StepLoss, seed: int, *, exact: bool) -> dict[str, floa
     found = {}
     for name in loss.likelihoods:
         log_px = [float(one.adapter.array(mean(replace(one, likelihood=name).log_px(z)))) for one in several]
-        terms, got = np.array(log_px[0]) - log_px[1:], values[1:] - values[0]
-        weight = float(terms @ got / (terms @ terms))
-        if np.max(np.abs(got - weight * terms)) <= FITS[loss.dtype] * max(1.0, float(np.max(np.abs(values)))):
+        change, got = np.array(log_px[0]) - log_px[1:], values[1:] - values[0]
+        weight = float(change @ got / (change @ change))
+        if np.max(np.abs(got - weight * change)) <= FITS[loss.dtype] * max(1.0, float(np.max(np.abs(values)))):
             found[name] = weight
     return found
 
@@ -189,7 +200,14 @@ def batches(loss: StepLoss, shape: tuple[int, int, int], seed: int, *, exact: bo
     return result
 
 
-def _observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Observed:
+def observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Observed:
+    """What a loss returns for a batch, as the quantity `penalty`.
+
+    Raises
+    ------
+    TargetFault
+        It raised, or returned no scalar.
+    """
     constants = {"dataset_size": case.dataset_size}
     adapter = loss.adapter
     try:
@@ -204,6 +222,12 @@ def _observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Obser
         which = which_part(loss, case)
         shape = np.shape(observed.values["penalty"])
         raise TargetFault(f"the loss is {shape}; a scalar is needed{which and f' ({which})'}")
+    return observed
+
+
+def _observe(loss: StepLoss, case: Case, gradients: Sequence[str] = ()) -> Observed:
+    """As `observe`, of an ordinary batch."""
+    observed = observe(loss, case, gradients)
     if not np.isfinite(observed.values["penalty"]):
         raise TargetFault(f"the loss is {observed.values['penalty']} on ordinary numbers, at step {loss.step:g}")
     return observed
@@ -215,11 +239,9 @@ def gradients_off(loss: StepLoss, case: Case, estimator: str, found: Effective) 
         return []
     got = _observe(loss, case, ("penalty",)).gradients["penalty"]
     slopes = truth(case, estimator).gradients
-    k = found.closed_form
-    shares = dict(zip(_TERMS, (found.alpha - k, found.beta - k, found.gamma - k, k), strict=True))
     off = []
     for name in case.arrays:
-        parts = [share * slopes[term][name].middle for term, share in shares.items()]
+        parts = [share * slopes[term][name].middle for term, share in shares(found).items()]
         if name == "z" and not loss.of_pixels:
             parts.append(np.zeros_like(case.z))
             parts[-1][:, 0] = -3.0 * found.reconstruction / len(case.z)
