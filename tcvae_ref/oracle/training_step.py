@@ -143,7 +143,10 @@ def check_step(
         name: one for name, one in (("sampler", sampler), ("loss", loss), ("weights", weights)) if one is not None
     }
     how: dict[str, Any] = {"arguments": arguments, "parameterisation": parameterisation, "packed": packed}
-    how |= {"returns": returns, "image_shape": image_shape}
+    if returns is not None:
+        how["returns"] = returns
+    if image_shape is not None:
+        how["image_shape"] = image_shape
     for name, option in {**how, "factory": factory, "init": init, "bind": bind}.items():
         if option and loss is None:
             raise InputError(f"{where}: {name} is of the loss, and none is handed over; give a loss, or leave it out")
@@ -170,7 +173,7 @@ def check_step(
         **{"alpha": alpha, "beta": beta, "gamma": gamma, "estimator": estimator, "framework": framework},
         **{"steps": steps, "warm_up": warm_up, "dataset_size": dataset_size, "bind": bind, **how},
         "factory": factory if factory is None or isinstance(factory, bool) else shown_name(factory),
-        "init": init,
+        **({} if init is None else {"init": init}),
     }
     return judge.report(options)
 
