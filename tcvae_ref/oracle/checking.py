@@ -3,7 +3,7 @@
 How a check runs:
 
 1. `commands` reads the options and calls `check`, here, which makes them a record (`options`).
-2. `target.load` finds the function (`finding`) and what its parameters mean (`inference`, `aliases`, `mapping`).
+2. `target.load` finds the function (`lookup`) and what its parameters mean (`inference`, `aliases`, `mapping`).
 3. `_Run.report` measures exp and log of the framework (`primitives`), calls the target once, and finds its estimator:
    `identity` holds three cases to each (`estimators`).
 4. `one_check` runs each check in each dtype and variant. A check is a function of a `Subject` (the target in one dtype

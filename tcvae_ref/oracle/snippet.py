@@ -155,7 +155,7 @@ def _found(report: Report) -> str:
         return f"from {place} import {name}"
     factory, init = report.options.get("factory"), report.options.get("init")
     how = f"{factory if factory is None else str(factory)!r}{f', {dict(init)!r}' if init else ''}"
-    return f"from tcvae_ref.oracle.finding import find; {name.split('.')[-1]} = find({report.target!r}, {how})"
+    return f"from tcvae_ref.oracle.lookup import find; {name.split('.')[-1]} = find({report.target!r}, {how})"
 
 
 class _AsTensors(ast.NodeTransformer):

@@ -7,7 +7,7 @@ import pytest
 
 from tcvae_ref.checks import option
 from tcvae_ref.oracle import checking
-from tcvae_ref.oracle.finding import shown_name
+from tcvae_ref.oracle.lookup import shown_name
 from tcvae_ref.oracle.properties import PROPERTIES
 from tcvae_ref.oracle.report import summary, text
 from tcvae_ref.oracle.types import FAILURES, CheckResult, Report

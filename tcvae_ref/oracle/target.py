@@ -8,9 +8,9 @@ from typing import Any
 
 from tcvae_ref.checks import InputError, option, real_number
 from tcvae_ref.oracle.aliases import WEIGHTS
-from tcvae_ref.oracle.finding import Factory, find, shown_name
 from tcvae_ref.oracle.foreign import looked_at
 from tcvae_ref.oracle.inference import map_arguments
+from tcvae_ref.oracle.lookup import Factory, find, shown_name
 from tcvae_ref.oracle.mapping import ArgumentMap, Stack, of_numpy
 from tcvae_ref.oracle.returns import Returns, check_shapes, name_results, named_quantities, parse_returns, passed_over
 from tcvae_ref.oracle.types import PENALTIES

@@ -15,7 +15,7 @@ from tcvae_ref.oracle import adapters, diagnosis, encoding, estimators, harder_b
 from tcvae_ref.oracle.adapters.base import Adapter
 from tcvae_ref.oracle.aliases import WEIGHTS
 from tcvae_ref.oracle.catalogue import find as find_entry
-from tcvae_ref.oracle.finding import Factory, find, shown_name
+from tcvae_ref.oracle.lookup import Factory, find, shown_name
 from tcvae_ref.oracle.primitives import probe
 from tcvae_ref.oracle.records import OF_THE_LOSS, StepRecord
 from tcvae_ref.oracle.sampler import Fault
@@ -102,7 +102,7 @@ def check_step(
     image_shape : sequence of int, optional
         Of one of the images that the loss takes, as (1, 28, 28); by default they are flat: (M, 6).
     factory : optional
-        Makes the instance, where the loss is a class that takes arguments: `finding.find`.
+        Makes the instance, where the loss is a class that takes arguments: `lookup.find`.
     init : mapping, optional
         Arguments of the class, or of the factory, by name.
     dataset_size : int, optional
