@@ -555,6 +555,18 @@ def test_the_size_of_the_data_set_inside():
     assert "--dataset-size" in unsaid.results[0].message
 
 
+@pytest.mark.parametrize("N", [300, 60_000])
+@pytest.mark.parametrize("name", ["MSE", "half MSE", "normal", "BCE"])
+def test_a_constant_that_is_expected_chooses_no_likelihood(name, N):
+    """Where N is not told, log N is left over, and may be what a likelihood of twice the weight has for a constant."""
+
+    def loss(recon_x, x, z, mu, logvar):
+        return RECONSTRUCTIONS[name](recon_x, x) + right_penalty(z, mu, logvar, N, beta=4.0)
+
+    report = check_step(loss=loss, framework="torch")
+    assert report.verdict is Verdict.PASS, [result.message for result in report.results]
+
+
 def of_size(N, estimator="mws", mistake=""):
     terms = build("torch", *([mistake] if mistake else []), estimator=estimator)
 

@@ -72,6 +72,11 @@ class StepLoss:
         names = self.arguments.names
         return names | {"dataset_size"} if "batch_fraction" in names else names
 
+    @property
+    def is_told_dataset_size(self) -> bool:
+        """Whether N is known: the loss takes it, or it was said which it has inside."""
+        return "dataset_size" in self.takes or self.dataset_size is not None
+
     def __call__(self, tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """The loss of a batch, as the oracle's quantity `penalty`."""
         return {"penalty": self.minimised(tensors, constants).value}

@@ -331,9 +331,8 @@ class _Judge:
             found = [whole_loss.effective(this, each, one) for each in called]
             misfit = max(each.misfit for each in found)
             fits = misfit <= FITS[self.dtype]
-            plain = max(abs(each.constant) + abs(np.nan_to_num(each.reconstruction, nan=1.0) - 1.0) for each in found)
-            odd = round(abs(this.weight - 1.0), 6)
-            trials.append((not fits, plain if fits else odd, misfit, k, this, one, found))
+            odd = _oddness(found, told=loss.is_told_dataset_size) if fits else (round(abs(this.weight - 1.0), 6), 0.0)
+            trials.append((not fits, odd, misfit, k, this, one, found))
         *_, loss, estimator, found = min(trials, key=lambda trial: trial[:4])
         if loss.handed == "mean" and _are_means_of_sums(found):
             self.notes.append("right if the reconstruction it is handed is the sum over the batch, not the mean")
@@ -380,7 +379,7 @@ class _Judge:
         """The names of what is wrong with a loss: its weights, or else its terms."""
         digits = self._digits(found)
         largest = whole_loss.OFFSET[digits] * max(1.0, float(np.max(np.abs(self.wanted))))
-        told = "dataset_size" in loss.takes or loss.dataset_size is not None
+        told = loss.is_told_dataset_size
         known = not loss.of_pixels or bool(self.likelihoods)
         fits = max(each.misfit for each in found) <= FITS[digits]
         offset = fits and told and known and max(abs(each.constant) for each in found) > largest
@@ -547,6 +546,16 @@ def _vagueness(by_shape: Sequence[Sequence[Fault]]) -> int:
     """How little the names of what is wrong say: 0 for nothing wrong, 1 for a name."""
     ids = {faults[0].id for faults in by_shape if faults}
     return 0 if not ids else 3 if ids & {"unknown", "other-weights"} else 2 if whole_loss.GENERAL in ids else 1
+
+
+def _oddness(found: Sequence[Effective], *, told: bool) -> tuple[float, float]:
+    """How far what fits is from a reconstruction of weight 1 and no constant, to choose of several readings.
+
+    Where N is not told, a constant is expected: it decides between readings of one weight alone.
+    """
+    weight = max(abs(np.nan_to_num(each.reconstruction, nan=1.0) - 1.0) for each in found)
+    constant = max(abs(each.constant) for each in found)
+    return (weight + constant, 0.0) if told else (round(weight, 6), constant)
 
 
 def _is_unknown(faults: Sequence[Fault]) -> bool:
