@@ -72,6 +72,20 @@ def test_they_import_public_names_alone():
                 assert {(node.module, alias.name) for alias in node.names} <= public
 
 
+def test_they_have_types(tmp_path, monkeypatch):
+    """With the guide's own command."""
+    api = pytest.importorskip("mypy.api", reason="mypy comes with the extra dev")
+    (command,) = re.findall(r"`mypy ([^`]+)`", GUIDE.read_text())
+    for name, text in EXAMPLES.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYPYPATH", str(Path(tcvae_ref.__file__).parents[1]))
+    *options, pattern = command.split()
+    said, errors, status = api.run([*options, *sorted(path.name for path in tmp_path.glob(pattern))])
+    assert status == 0, said + errors
+    assert f"{len(EXAMPLES)} source files" in said
+
+
 def _of_functions(names):
     """Estimators whose two functions are both there."""
     stems = [name.removeprefix("log_qz_").replace("_", "-") for name in names if name.startswith("log_qz_")]
