@@ -10,6 +10,7 @@ import math
 import re
 import sys
 import time
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ def case(M=4, D=2, N=7, seed=0):
 def findings(loss, framework="torch", estimator="mws", variant="eager", results=(), **options):
     """What `diagnose` says about a loss in float64."""
     adapter, primitives = warm(framework)
-    target = load(loss, **options)
+    target = replace(load(loss, **options), stack=adapter.stack)
     weights = dict.fromkeys({"alpha", "gamma"} - set(target.takes_weights), 1.0)
     how = variant, "float64", estimator, target.parameterisation, primitives, weights
     subject = Subject(target.function, adapter, *how)

@@ -24,12 +24,8 @@ VALID = ("mws", "mss", "mss-other-column", "symmetric-mss", "minibatch")
 
 
 def subject(function, framework="torch", estimator="mws", variant=None, **options):
-    target = load(function, **options)
-    weights = dict(target.fixed_weights or {})
-    weights.update({w: 1.0 for w in ("alpha", "gamma") if w not in target.takes_weights and w not in weights})
-    adapter = adapters.by_name(framework)
-    how = (variant or adapter.variants[0], "float64", estimator, target.parameterisation, Primitives(2.0, 2.0))
-    return Subject(target.function, adapter, *how, weights)
+    target, adapter = load(function, **options), adapters.by_name(framework)
+    return Subject.of(target, adapter, variant or adapter.variants[0], "float64", estimator, Primitives(2.0, 2.0))
 
 
 def wrong(name, quantities=EVERYTHING, M=5, N=None):

@@ -267,9 +267,10 @@ class _Run:
     def _passed_over(self, subject: Subject, case: Case) -> list[str]:
         """What to say of parts that the target returns besides."""
         said: list[str] = []
+        target = replace(self.target, stack=self.adapter.stack)
 
         def look(tensors: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
-            said.append(self.target.passed_over(tensors, constants))
+            said.append(target.passed_over(tensors, constants))
             return {}
 
         one = replace(subject, function=look, variant=self.adapter.variants[0])

@@ -196,8 +196,8 @@ class _Search:
         return [Reading(("expanded-square",), (words,), self.needed)]
 
     def rounded(self) -> list[Reading]:
-        """Right but for what numbers in float32 lose where float64 is asked for."""
-        if self.needed <= FLOAT32_INSIDE or not self.nearly_right(FLOAT32_INSIDE):
+        """Right but for what numbers in float32 lose where float64 is asked for, and that is no constant."""
+        if self.needed <= FLOAT32_INSIDE or not self.nearly_right(FLOAT32_INSIDE) or signatures.offsets(self.sightings):
             return []
         return [Reading(("unknown",), (RIGHT_IN_FLOAT32,), FLOAT32_INSIDE)]
 
