@@ -829,8 +829,8 @@ def test_arguments_by_their_place():
     assert found.verdict is Verdict.PASS
     assert found.mapping.startswith("loss(decoded, x, None, mu, log_var, z, M_N=batch_fraction) -> ")
     assert not any("N is inside" in note for note in found.notes)
-    swapped = {**BY_PLACE, "mu": "5", "z": "3"}
-    assert check_step(loss=model.loss_function, **{**how, "arguments": swapped}).verdict is Verdict.WRONG
+    swapped = {**BY_PLACE, "decoded": "5", "z": "0"}  # codes for images: of another shape
+    assert check_step(loss=model.loss_function, **{**how, "arguments": swapped}).verdict is Verdict.ERROR
 
 
 @pytest.mark.parametrize(("options", "match"), [
