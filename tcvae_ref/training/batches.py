@@ -11,7 +11,7 @@ from tcvae_ref.training.settings import ESTIMATORS, STUDY_ESTIMATORS, Settings
 from tcvae_ref.training.streams import ORDER, generator
 
 FOR_WEIGHTED_DATA = ("mws", "minibatch")
-"""Estimators whose weights are the same for draws with replacement; the house's others are for draws without."""
+"""Estimators whose weights are the same for draws with replacement; this package's others are for draws without."""
 
 
 def epoch_order(seed: int, epoch: int, dataset_size: int, stream: int = ORDER) -> NDArray[np.int64]:

@@ -89,7 +89,7 @@ def chosen(where: str, functions: Sequence[Any], framework: str | None) -> Adapt
 
 
 def _known() -> tuple[Adapter, ...]:
-    """The house's adapters, and other packages' of frameworks that this process has imported.
+    """The built-in adapters, and other packages' of frameworks that this process has imported.
 
     Of those only what has its own package or a package of its name in `sys.modules` is loaded: looking imports nothing.
     """
