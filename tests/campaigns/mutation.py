@@ -13,9 +13,9 @@ examples each time and does not shrink. The kernels run interpreted (NUMBA_DISAB
 in `_jit.py`, is not mutated.
 
 What no test can notice stands in `equivalent_mutants.py`, mutant by mutant, with the reason. Results go to
-FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was; the map, FOLDER/map-ROOM, takes in
-new tests, and is made anew when a mutated file has changed. How long: about a second for each mutant and core, and the
-map takes somewhat longer than the room's tests.
+FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was, on another day if need be: the map,
+FOLDER/map-ROOM, takes in new tests, and those again that reach a file that has changed. How long: about a second for
+each mutant and core, and the map takes somewhat longer than the room's tests.
 """
 
 import argparse
@@ -251,12 +251,12 @@ def import_everything_else() -> None:
 # --- the map: which tests reach which line ----------------------------------------------------------------------------
 
 
-def trace(session: Any, items: list[Any], files: list[str], place: Path, tell: Callable[[str], None]) -> int:
+def trace(session: Any, items: list[Any], digests: dict[str, str], place: Path, tell: Callable[[str], None]) -> int:
     """Run some tests of one file and write down, for each, its lines, its seconds and whether it passes."""
     import coverage
     import pytest
 
-    cover = coverage.Coverage(data_file=None, include=[str(TOP / f) for f in files], config_file=False)
+    cover = coverage.Coverage(data_file=None, include=[str(TOP / path) for path in digests], config_file=False)
     seconds: dict[str, float] = {}
     bad: set[str] = set()
 
@@ -315,9 +315,16 @@ def trace(session: Any, items: list[Any], files: list[str], place: Path, tell: C
                     users = [context] if context else []
                 for user in users:
                     lines[user].setdefault(name, []).append(line)
-    rows = [{"test": t, "seconds": seconds[t], "passes": t not in bad, "lines": lines[t]} for t in lines]
-    place.write_text(json.dumps(rows))
+    place.write_text(json.dumps([traced(t, seconds[t], t not in bad, lines[t], digests) for t in lines]))
     return 0
+
+
+def traced(
+    test: str, seconds: float, passes: bool, lines: dict[str, list[int]], digests: dict[str, str]
+) -> dict[str, Any]:
+    """A test's row of the map, with the sources that it depends on: those it reaches, or all if it did not pass."""
+    sources = {path: digests[path] for path in (lines if passes else digests)}
+    return {"test": test, "seconds": seconds, "passes": passes, "lines": lines, "sources": sources}
 
 
 class Map:
@@ -458,8 +465,8 @@ class Campaign:
                 row = json.loads(line)
                 self.judged[row["key"]] = row
         self.began = time.monotonic()
-        stamp = hashlib.sha1(json.dumps(self.texts, sort_keys=True).encode()).hexdigest()[:12]
-        self.map_folder = arguments.folder / f"map-{arguments.room}" / stamp
+        self.digests = {path: hashlib.sha1((TOP / path).read_bytes()).hexdigest()[:12] for path in self.paths}
+        self.map_folder = arguments.folder / f"map-{arguments.room}"
 
     # what is left to do
 
@@ -497,7 +504,7 @@ class Campaign:
     # the map
 
     def make_map(self, session: Any) -> None:
-        """A file for each group of tests that is not in the map yet."""
+        """A file for each group of tests that are not in the map yet, or not as they would be today."""
         self.map_folder.mkdir(parents=True, exist_ok=True)
         known = {row["test"] for row in self.rows()}
         items = collections.defaultdict(list)
@@ -507,35 +514,39 @@ class Campaign:
         groups = [own[k : k + TRACED] for own in items.values() for k in range(0, len(own), TRACED)]
         whole = self.map_folder / WHOLE
         whole.unlink(missing_ok=True)
+        stamp = json.dumps(self.digests)
 
         def jobs() -> Iterator[Any]:
             for own in sorted(groups, key=len, reverse=True):
                 if self.over():
                     return
-                place = self.map_folder / f"{hashlib.sha1(own[0].nodeid.encode()).hexdigest()[:12]}.json"
+                name = hashlib.sha1("\n".join([stamp, *(item.nodeid for item in own)]).encode()).hexdigest()[:12]
+                place = self.map_folder / f"{name}.json"
 
                 def start(own: Any = own, place: Path = place) -> Child:
-                    return Child(lambda tell: trace(session, own, self.paths, place, tell), TRACED * SLOWEST)
+                    return Child(lambda tell: trace(session, own, self.digests, place, tell), TRACED * SLOWEST)
 
                 yield (own, place), start
 
         for (own, place), child, (how, word) in in_parallel(jobs(), self.arguments.processes):
             if how != "passed":  # left out
-                left_out = [{"test": i.nodeid, "seconds": 0.0, "passes": False, "lines": {}} for i in own]
-                place.write_text(json.dumps(left_out))
+                place.write_text(json.dumps([traced(i.nodeid, 0.0, False, {}, self.digests) for i in own]))
                 print(f"  map: left out: {how} after {word}: {len(own)} tests from {own[0].nodeid} on", flush=True)
             else:
                 print(f"  map: {own[0].nodeid} and on in {time.monotonic() - child.start:.0f} s", flush=True)
         if not self.over():
-            whole.touch()
+            whole.write_text(stamp)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What the map says of each test."""
-        return [row for place in sorted(self.map_folder.glob("*.json")) for row in json.loads(place.read_text())]
+        """What the map says of each test, if the sources that the test depends on are as they were then."""
+        every = [row for place in sorted(self.map_folder.glob("*.json")) for row in json.loads(place.read_text())]
+        return [row for row in every if row["sources"].items() <= self.digests.items()]
 
     def read_map(self) -> bool:
+        """Whether there is a map of all tests, made of these sources."""
         self.map = Map(self.rows())
-        return (self.map_folder / WHOLE).exists()
+        whole = self.map_folder / WHOLE
+        return whole.exists() and whole.read_text() == json.dumps(self.digests)
 
     # judging
 
