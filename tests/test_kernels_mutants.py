@@ -80,7 +80,7 @@ def joint_weights_on_the_joint_only(found, h, log_2pi, log_base, first, last, jo
 
 def blocks_by_threads(count):
     SET_NUM_THREADS(count)
-    pairwise.BLOCKS = 2 * count
+    pairwise.BLOCKS = 2 * count + 1
 
 
 def errors_lost(work, blocks):

@@ -132,7 +132,7 @@ def test_products_flush_to_zero_on_x86_and_nothing_after_them_does():
     products = tuple(np.full(8, 2.0**-560) for _ in range(4))
     z = np.full((4, 1), np.sqrt(2 * 500 * np.log(2)))  # exp(-z^2 / 2) = 2^-500
     small, smaller, subnormal = np.full(8, 2.0**-560), np.full(8, 2.0**-500), 2.0**-1060
-    pairwise._exponentials(z, 0, 0, zero, one, zero, None, products, None)
+    pairwise._exponentials(z, 0, 0, zero, one, zero, None, products, None, None)
     after = small * smaller
     flushed = _jit.COMPILED and platform.machine().lower() in ("x86_64", "amd64")
     np.testing.assert_allclose(products, np.full((4, 8), 0.0 if flushed else subnormal), rtol=1e-3)
@@ -202,6 +202,7 @@ def test_progress_of_values_counts_samples(monkeypatch):
 class TestBlocks:
     @pytest.mark.parametrize(("rows", "count"), [(4, 8), (100, 3), (2048, 8), (36, 9), (40, 9)])
     def test_cut_into_whole_fours(self, rows, count):
+        """Equal ones, but for a last one that is smaller."""
         blocks = pairwise._cut(rows, count)
         assert [first for first, _ in blocks] == [0, *(last for _, last in blocks[:-1])]
         assert blocks[-1][1] == rows
@@ -210,10 +211,24 @@ class TestBlocks:
         assert all(size % 4 == 0 for size in sizes[:-1])
         assert sizes[0] == min(rows, 4 * -(-rows // (4 * count)))
 
+    @pytest.mark.parametrize(
+        ("rows", "count", "sizes"),
+        [
+            (2048, 10, [256] * 6 + [128] * 4),
+            (2048, 12, [208] * 8 + [104, 104, 104, 72]),  # 10 of 208 rows, but for the last
+            (44, 10, [8, 8, 8, 8, 4, 4, 4]),
+            (24, 10, [4] * 6),
+            (4, 10, [4]),
+            (60, 10, [8] * 6 + [4, 4, 4]),
+        ],
+    )
+    def test_the_last_four_of_ten_and_more_are_half_as_large(self, rows, count, sizes):
+        assert [last - first for first, last in pairwise._cut(rows, count)] == sizes
+
     def test_how_many(self):
         """As many as threads may want; fewer where their sums, 8 (4 D + 1) N bytes each, fill too much memory."""
         count = pairwise._count
-        assert count(2048, 2048, 10) == 8
+        assert count(2048, 2048, 10) == 10
         assert count(256 * 20, 2048, 10) == 20
         each = 8 * 41 * 2048
         for blocks in (8, 12, 48):
@@ -225,6 +240,33 @@ class TestBlocks:
         assert most[-1] == 2
         assert count(10**6, 2**26 // (8 * 41) // 4, 10) == 4  # for the threads' sake
         assert count(10**6, 2**26 // (8 * 41) // 4 + 1, 10) == 2
+
+
+class TestInOrder:
+    def test_whichever_block_is_done_first(self):
+        """(1e16 + 1) - 1e16 is 0, in any other order 1."""
+        for order in itertools.permutations(range(3)):
+            sums = np.array([1e16, 1.0, -1e16])[:, None, None] + np.zeros((3, 2, 4))
+            in_order = pairwise._InOrder(sums)
+            for block in order:
+                in_order.add(block)
+            np.testing.assert_array_equal(in_order.total(), np.zeros((2, 4)))
+
+    def test_added_as_soon_as_all_before_are_done(self):
+        sums = np.array([1.0, 10.0, 100.0])[:, None, None] + np.zeros((3, 1, 1))
+        in_order = pairwise._InOrder(sums)
+        for block, so_far in ((1, 1.0), (0, 11.0), (2, 111.0)):
+            in_order.add(block)
+            assert sums[0, 0, 0] == so_far
+
+    def test_what_another_thread_was_too_busy_for_is_in_the_total(self):
+        sums = np.array([1.0, 10.0])[:, None, None] + np.zeros((2, 1, 1))
+        in_order = pairwise._InOrder(sums)
+        in_order.add(0)
+        with in_order._lock:
+            in_order.add(1)
+            assert sums[0, 0, 0] == 1.0
+        assert in_order.total()[0, 0] == 11.0
 
 
 class TestPrepare:

@@ -57,8 +57,9 @@ NEAR = 512
 """The same for values only: four rows of their squares stay in a core's first cache."""
 FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
-BLOCKS, BLOCK_ROWS = 8, 256
-"""So many blocks of rows with gradient sums of their own, or one for so many rows where that is more."""
+BLOCKS, BLOCK_ROWS = 10, 256
+"""So many blocks of rows with gradient sums of their own, or one for so many rows where that is more. Of so many, the
+last four are half as large: threads of unequal speed end more nearly together."""
 GRADIENT_BYTES = 2**25
 """What the sums of more than `FEWEST` blocks may fill."""
 FEWEST, FEWEST_BYTES = 4, 2**26
@@ -169,10 +170,10 @@ def logarithm(total, top, less, log_base):
 
 
 @jit
-def _exponentials(z, i, d, mu, s, g, squares, products, kept):
+def _exponentials(z, i, d, mu, s, g, squares, products, kept, copied):
     """The sums of e = exp((g - t^2) / 2), for the samples i ... i + 3 and one dimension's mu, s, g.
 
-    Where they are not None: squares += t^2, products *= e, kept = e, each four rows.
+    Where they are not None: squares += t^2, products *= e, kept = e, copied = e, each four rows.
     """
     vector_loop()
     if products is not None:  # they are 0 from 2^-1022 on (float32: 2^-126)
@@ -201,6 +202,8 @@ def _exponentials(z, i, d, mu, s, g, squares, products, kept):
             products[3][j] *= e3
         if kept is not None:
             kept[0][j], kept[1][j], kept[2][j], kept[3][j] = e0, e1, e2, e3
+        if copied is not None:
+            copied[0][j], copied[1][j], copied[2][j], copied[3][j] = e0, e1, e2, e3
         sum0 += e0
         sum1 += e1
         sum2 += e2
@@ -469,7 +472,7 @@ def _weighted_sums(z, i, posteriors, S0, S1, S2, S3, E0, E1, E2, E3, special, st
     N, stop = posteriors.T.size, start + S0.size
     for d in range(z.shape[1]):
         mu, s, g = posteriors.mu[d, start:stop], posteriors.s[d, start:stop], posteriors.g[d, start:stop]
-        a0, a1, a2, a3 = _exponentials(z, i, d, mu, s, g, (S0, S1, S2, S3), None, (E0, E1, E2, E3))
+        a0, a1, a2, a3 = _exponentials(z, i, d, mu, s, g, (S0, S1, S2, S3), None, (E0, E1, E2, E3), None)
         marginals[i, d] += _reweighted(E0, i, N, special, start, a0)
         marginals[i + 1, d] += _reweighted(E1, i + 1, N, special, start, a1)
         marginals[i + 2, d] += _reweighted(E2, i + 2, N, special, start, a2)
@@ -499,7 +502,7 @@ def values(z, posteriors, special, first, last, tile, tiny, S, E, found):
             else:
                 for d in range(D):
                     mu_d, s_d, g_d = mu[d, start:stop], s[d, start:stop], g[d, start:stop]
-                    a0, a1, a2, a3 = _exponentials(z, i, d, mu_d, s_d, g_d, (S0, S1, S2, S3), None, None)
+                    a0, a1, a2, a3 = _exponentials(z, i, d, mu_d, s_d, g_d, (S0, S1, S2, S3), None, None, None)
                     marginals[i, d] += a0
                     marginals[i + 1, d] += a1
                     marginals[i + 2, d] += a2
@@ -564,16 +567,21 @@ def _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, total, E, f
 def _add_marginals(
     z, i, d, mu, s, g, again, special, tile, tiny, weights, W0, W1, W2, W3, E0, E1, E2, E3, own1, own2, found, at_z
 ):
-    """One dimension of four samples: its sums and their gradient; W is multiplied by the exponentials."""
+    """One dimension of four samples: its sums and their gradient.
+
+    W becomes the exponentials of the first dimension, and is multiplied by those of the others.
+    """
     N = mu.size
     sum0, sum1, sum2, sum3 = 0.0, 0.0, 0.0, 0.0
     for start in range(0, N, tile):
         stop = min(N, start + tile)
+        mu_t, s_t, g_t = mu[start:stop], s[start:stop], g[start:stop]
         part0, part1, part2, part3 = E0[start:stop], E1[start:stop], E2[start:stop], E3[start:stop]
-        products = W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop]
-        a0, a1, a2, a3 = _exponentials(
-            *(z, i, d, mu[start:stop], s[start:stop], g[start:stop], None, products, (part0, part1, part2, part3)),
-        )
+        kept, products = (part0, part1, part2, part3), (W0[start:stop], W1[start:stop], W2[start:stop], W3[start:stop])
+        if d == 0:
+            a0, a1, a2, a3 = _exponentials(z, i, d, mu_t, s_t, g_t, None, None, kept, products)
+        else:
+            a0, a1, a2, a3 = _exponentials(z, i, d, mu_t, s_t, g_t, None, products, kept, None)
         sum0 += _reweighted(part0, i, N, special, start, a0)
         sum1 += _reweighted(part1, i + 1, N, special, start, a1)
         sum2 += _reweighted(part2, i + 2, N, special, start, a2)
@@ -620,7 +628,6 @@ def _add_rows(z, posteriors, special, first, last, tile, tiny, weights, W, E, su
     E0, E1, E2, E3 = E[0, :N], E[1, :N], E[2, :N], E[3, :N]
     for i in range(first, last, TOGETHER):
         rows = min(TOGETHER, last - i)
-        W[:rows] = 1
         for d in range(D):
             mu_d, s_d, g_d, own1_d, own2_d = mu[d, :N], s[d, :N], g[d, :N], own1[d, :N], own2[d, :N]
             for r in range(0, rows, 4):
@@ -648,21 +655,23 @@ def values_and_gradient(z, posteriors, special, first, last, tile, tiny, weights
             part[:] = 0
             stop = min(last, start + FLUSH_ROWS)
             _add_rows(z, posteriors, special, start, stop, tile, tiny, weights, W, E, part, found, at_z)
-            for row in range(sums.shape[0]):
-                _add_to(sums[row], part[row])
+            add_rows(sums, part)
 
 
 @jit
-def gradients(sums, s, start, stop, joint_mu, joint_log_var, own_mu, own_log_var):
-    """Add up the sums of all blocks, and turn them into derivatives in mu and log_var of posteriors start ... stop - 1.
+def add_rows(total, part):
+    """total += part, row by row."""
+    for row in range(total.shape[0]):
+        _add_to(total[row], part[row])
 
-    sums : (blocks, 4 D + 1, >= N), s : (D, >= N), the results : (N, D).
+
+@jit
+def gradients(total, s, start, stop, joint_mu, joint_log_var, own_mu, own_log_var):
+    """The derivatives in mu and log_var of the posteriors start ... stop - 1, from sums over all rows.
+
+    total : (4 D + 1, >= N), s : (D, >= N), the results : (N, D).
     """
     D = s.shape[0]
-    total = sums[0]
-    for block in sums[1:]:
-        for row in range(4 * D + 1):
-            _add_to(total[row, start:stop], block[row, start:stop])
     joint1, joint2, own1, own2, P = (
         total[:D],
         total[D : 2 * D],
@@ -763,7 +772,7 @@ def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteri
 def _fours(z: Array) -> Array:
     """Samples, C-contiguous, the last repeated until they are whole fours."""
     missing = -len(z) % ROWS
-    return np.ascontiguousarray(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]))
+    return np.ascontiguousarray(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]) if missing else z)
 
 
 def _own(scratch: dict[int, list[Array]], make: Callable[[], list[Array]]) -> list[Array]:
@@ -774,10 +783,42 @@ def _own(scratch: dict[int, list[Array]], make: Callable[[], list[Array]]) -> li
     return scratch[me]
 
 
+class _InOrder:
+    """Sums of blocks, added to the first block's in their order, while other blocks are still at work."""
+
+    def __init__(self, sums: Array) -> None:
+        self._sums, self._done, self._next = sums, [False] * len(sums), 0
+        self._lock = threading.Lock()
+
+    def add(self, block: int) -> None:
+        """Note that a block is done, and add what can be added, unless another thread is at it."""
+        self._done[block] = True
+        self._go_on()
+
+    def total(self) -> Array:
+        """The sums of all blocks, once all are done."""
+        self._go_on()
+        return self._sums[0]
+
+    def _go_on(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                while self._next < len(self._sums) and self._done[self._next]:
+                    if self._next:
+                        add_rows(self._sums[0], self._sums[self._next])
+                    self._next += 1
+            finally:
+                self._lock.release()
+
+
 def _cut(rows: int, count: int) -> list[tuple[int, int]]:
     """At most `count` blocks of whole fours of rows: the first row of each, and the row after its last."""
-    block = -(-rows // (count * ROWS)) * ROWS
-    return [(first, min(rows, first + block)) for first in range(0, rows, block)]
+    halved = 2 if count >= BLOCKS else 0
+    block = -(-rows // ((count - halved) * ROWS)) * ROWS
+    firsts = list(range(0, rows, block))
+    halves = [first + block // (2 * ROWS) * ROWS for first in firsts[len(firsts) - halved :] if block > ROWS]
+    firsts = sorted({*firsts, *(half for half in halves if half < rows)})
+    return list(zip(firsts, [*firsts[1:], rows], strict=True))
 
 
 def _count(rows: int, N: int, D: int) -> int:
@@ -845,6 +886,7 @@ def log_sums_and_gradient(
     special, tiny = (z.dtype.type(weights.at_own), z.dtype.type(weights.at_next)), TINY[size]
     blocks = _cut(rows, _count(rows, N, D))
     sums = buffers(1, len(blocks) * (4 * D + 1), N, np.dtype(np.float64), used)[0].reshape(len(blocks), 4 * D + 1, -1)
+    in_order = _InOrder(sums)
     scratch: dict[int, list[Array]] = {}
 
     def make() -> list[Array]:
@@ -863,12 +905,14 @@ def log_sums_and_gradient(
         last = min(last, S)
         logarithms(found, posteriors.h, LOG_2PI, weights.log_base, first, last, log_joint, log_marginals)
         in_z[:, first:last] = -at_z[:, first:last]
+        in_order.add(b)
 
     def finish(task: int) -> None:
-        gradients(sums, posteriors.s, task * FINISHED, min(N, (task + 1) * FINISHED), *of_posteriors)
+        gradients(total, posteriors.s, task * FINISHED, min(N, (task + 1) * FINISHED), *of_posteriors)
 
     with np.errstate(all="ignore"):
         threads.run(work, len(blocks))
+        total = in_order.total()
         threads.run(finish, -(-N // FINISHED))
     _scratch.give_back(used)
     joint_mu, joint_log_var, own_mu, own_log_var = of_posteriors
