@@ -816,8 +816,8 @@ def _cut(rows: int, count: int) -> list[tuple[int, int]]:
     halved = 2 if count >= BLOCKS else 0
     block = -(-rows // ((count - halved) * ROWS)) * ROWS
     firsts = list(range(0, rows, block))
-    halves = [first + block // (2 * ROWS) * ROWS for first in firsts[len(firsts) - halved :] if block > ROWS]
-    firsts = sorted({*firsts, *(half for half in halves if half < rows)})
+    halves = [first + block // (2 * ROWS) * ROWS for first in firsts[len(firsts) - halved :]]
+    firsts = sorted({*firsts, *(half for half in halves if half < rows)})  # a block of four rows has no halves
     return list(zip(firsts, [*firsts[1:], rows], strict=True))
 
 
