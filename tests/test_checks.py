@@ -158,3 +158,13 @@ def test_a_matrix_is_refused():
         InputError, match=r"log_standard_normal: z is a numpy\.matrix; an array is needed: numpy\.asarray"
     ):
         log_standard_normal(z)
+
+
+def test_messages_of_two_thousand_characters_are_shown_whole():
+    assert checks.one_line("x" * 2000) == "x" * 2000
+    assert checks.one_line("a" * 1500 + "b" * 6 + "c" * 495) == "a" * 1500 + " ... " + "c" * 495
+
+
+def test_numbers_of_128_bits_are_shown_whole():
+    assert f"{2**128 - 1}" in refused(checks.whole_number, "n", 2**128 - 1, 0, 5)
+    assert "a number of 129 bits" in refused(checks.whole_number, "n", 2**128, 0, 5)

@@ -237,3 +237,9 @@ def test_a_flow_whose_steps_overflow_is_refused(dtype, c):
     a = np.zeros((1, 2), dtype)
     with pytest.raises(InputError, match=rf"log_flow: \|c\| reaches {abs(c):g}; in {dtype} it must be at most"):
         log_flow(a, [a, a + c, a])
+
+
+@pytest.mark.parametrize(("dtype", "c"), [("float64", 700.0), ("float64", -700.0), ("float32", 85.0)])
+def test_a_flow_may_reach_the_largest_step(dtype, c):
+    a = np.zeros((1, 2), dtype)
+    assert np.all(np.isfinite(log_flow(a, [a, a + np.dtype(dtype).type(c), a])))

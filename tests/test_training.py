@@ -130,6 +130,17 @@ class TestAdam:
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b.detach().numpy(), rtol=1e-12, atol=1e-14)
 
+    def test_defaults_are_torchs(self):
+        """Gradients as small as epsilon, so that epsilon counts."""
+        gradient = np.array([1e-8, -3e-8, 1e-3])
+        ours, theirs = [np.ones(3)], torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+        optimiser, state = torch.optim.Adam([theirs], lr=0.1), initial_adam_state(ours)
+        for step in range(1, 4):
+            theirs.grad = torch.tensor(gradient * step)
+            optimiser.step()
+            adam_step(ours, [gradient * step], state, step, 0.1)
+        np.testing.assert_allclose(ours[0], theirs.detach().numpy(), rtol=1e-12)
+
     def test_refusals(self):
         ones = np.ones((3, 4))
         state = initial_adam_state([ones])
@@ -145,6 +156,14 @@ class TestAdam:
         adam_step(p, [np.ones(5, np.float32)], state, 1, 0.1)
         np.testing.assert_allclose(p[0], 0.9, rtol=1e-6)
         assert p[0].dtype == state.first[0].dtype == np.float32
+
+
+def test_history_holds_the_mean_of_each_epochs_steps(data):
+    seen = []
+    state = train(SMALL, data, seen=seen)
+    terms = np.array([terms for _, _, terms in seen]).reshape(5, 4, -1)
+    np.testing.assert_allclose(state.history, terms.mean(axis=1), rtol=1e-6)
+    assert not state.epoch_sum.any()
 
 
 class TestLoss:

@@ -74,6 +74,20 @@ RULES = [
         "tcvae_ref/convolution.py", "if len(shape) != 4 or shape[0] != shape[1] or shape[0] % stride:", "0 -> 1", 1,
         "the kernel is square by then", nth=2,
     ),
+    Rule(
+        "tcvae_ref/training/adam.py",
+        "_BLOCK = 1 << 15  # numbers updated at a time: the temporaries stay in the cache", "1 -> 2; 15 -> 16", 2,
+        "numbers of a block of work: no result depends on it",
+    ),
+    Rule(
+        "tcvae_ref/training/row_blocks.py", "BLOCK_BYTES = 2**26", "*", 3,
+        "memory of a block of rows: no result depends on it",
+    ),
+    Rule(
+        "tcvae_ref/training/row_blocks.py",
+        "defvjp(_recorded, *(_vjp(k) for k in range(3)), argnums=(0, 1, 2))", "3 -> 4", 1,
+        "a fourth rule, of no argument",
+    ),
     # --- metrics
     Rule(
         "tcvae_ref/metrics/brackets.py",
