@@ -527,6 +527,13 @@ class TestFactorVAE:
         of_train, of_test = result.votes.sum(axis=0), result.test_votes.sum(axis=0)
         assert calls.made == [(of_train[0], 5), (3, 5), (3 + of_test[0], 5), (5, 5)]
 
+    def test_the_error_is_that_of_a_share_of_the_votes(self):
+        """With codes of noise about a third of the fresh votes are right."""
+        codes, classes = np.random.default_rng(0).standard_normal((81, 3)), grid_classes(3, 3, 3, 3)
+        result = factor_vae.factor_vae_metric(codes, classes, 0, batch=8, train_votes=60, test_votes=50)
+        assert 0.1 < result.score < 0.9
+        assert result.standard_error == pytest.approx(math.sqrt(result.score * (1 - result.score) / 50), rel=1e-14)
+
     def test_two_inputs_of_a_vote_have_a_variance(self):
         classes = grid_classes(40, 40)
         result = factor_vae.factor_vae_metric(classes.astype(float), classes, 0, batch=2, train_votes=50, test_votes=20)

@@ -120,8 +120,6 @@ def _variances(given: Inputs, drawn: int | None, rng: np.random.Generator) -> ND
         p, codes = given.p, given.codes.astype(np.float64)
         others = np.delete(p, np.argmax(p))
         remaining = p.max() * others.sum() + others @ (1.0 - others)  # 1 - sum p^2, also where one p is nearly 1
-        if remaining == 0.0:
-            raise checks.InputError("factor_vae_metric: one input has all the weight; a variance needs two")
         variances = p @ (codes - p @ codes) ** 2 / remaining
     else:
         codes = given.codes[draw(given.p, (drawn,), rng)]
