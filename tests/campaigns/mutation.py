@@ -14,7 +14,8 @@ in `_jit.py`, is not mutated.
 
 What no test can notice stands in `equivalent_mutants.py`, mutant by mutant, with the reason. Results go to
 FOLDER/ROOM.jsonl, one line a mutant, and a stopped campaign goes on where it was, on another day if need be: the map,
-FOLDER/map-ROOM, takes in new tests, and those again that reach a file that has changed. How long: about a second for
+FOLDER/map-ROOM, takes in new tests, and those again that reach a file that has changed. While there is a file
+FOLDER/hold nothing new is begun, so that the machine can be had for something else. How long: about a second for
 each mutant and core, and the map takes somewhat longer than the room's tests.
 """
 
@@ -46,6 +47,7 @@ GRACE = 10.0  # CPU seconds on top of several times what the tests take
 SLOWEST = 10.0  # CPU seconds; tests that take longer are left out
 TRACED = 24  # tests whose lines are found out together
 WHOLE = "whole"  # the name of a file that says so of the map beside it
+HOLD = "hold"  # the name of a file in FOLDER that holds a campaign up
 
 
 class Room(NamedTuple):
@@ -152,14 +154,17 @@ class Child:
 
 
 def in_parallel(
-    jobs: Iterable[tuple[Any, Callable[[], Child]]], processes: int
+    jobs: Iterable[tuple[Any, Callable[[], Child]]], processes: int, held: Path
 ) -> Iterator[tuple[Any, Child, tuple[str, str]]]:
-    """Run at most so many children at a time; yield each job, its child and how it ended."""
+    """Run at most so many children at a time; yield each job, its child and how it ended.
+
+    While there is a file `held`, none is started.
+    """
     running: list[tuple[Any, Child]] = []
     waiting = iter(jobs)
     more = True
     while running or more:
-        while more and len(running) < processes:
+        while more and len(running) < processes and not held.exists():
             job = next(waiting, None)
             more = job is not None
             if job is not None:
@@ -169,7 +174,7 @@ def in_parallel(
             if how is not None:
                 running.remove(pair)
                 yield pair[0], pair[1], how
-        time.sleep(0.004)
+        time.sleep(0.004 if running else 1.0)
 
 
 # --- the tests, collected once ----------------------------------------------------------------------------------------
@@ -450,6 +455,7 @@ class Campaign:
         self.arguments, self.room = arguments, ROOMS[arguments.room]
         self.paths = sources(self.room)
         self.file = arguments.folder / f"{arguments.room}.jsonl"
+        self.held = arguments.folder / HOLD
         every = [m for path in self.paths for m in mutants(TOP, path)]
         self.excluded = reasons(every, self.paths)
         if arguments.sample:
@@ -528,7 +534,7 @@ class Campaign:
 
                 yield (own, place), start
 
-        for (own, place), child, (how, word) in in_parallel(jobs(), self.arguments.processes):
+        for (own, place), child, (how, word) in in_parallel(jobs(), self.arguments.processes, self.held):
             if how != "passed":  # left out
                 place.write_text(json.dumps([traced(i.nodeid, 0.0, False, {}, self.digests) for i in own]))
                 print(f"  map: left out: {how} after {word}: {len(own)} tests from {own[0].nodeid} on", flush=True)
@@ -578,7 +584,8 @@ class Campaign:
                 else:
                     self.record(mutant, "not covered", "", 0.0)
 
-        for done, (mutant, child, (how, word)) in enumerate(in_parallel(jobs(), self.arguments.processes), 1):
+        ended = in_parallel(jobs(), self.arguments.processes, self.held)
+        for done, (mutant, child, (how, word)) in enumerate(ended, 1):
             self.record(mutant, statuses[how], word, time.monotonic() - child.start)
             if time.monotonic() > told + 20.0:
                 told = time.monotonic()
