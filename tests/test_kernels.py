@@ -201,15 +201,15 @@ import numba
 import numpy as np
 from tcvae_kernels import exp, pairwise
 for dtype in (np.float64, np.float32):
-    A, a, one = np.zeros((4, 64), dtype), np.zeros(64, dtype), dtype(1)
-    Z = np.zeros((4, 4))
+    A, a, one = np.zeros((8, 64), dtype), np.zeros(64, dtype), dtype(1)
+    Z, eight = np.zeros((8, 4)), (a,) * 8
     exp.sum_of_weights(a)
     pairwise._joint_exponentials(a, a, a, a, a, one, one, one, one)
     pairwise._exponentials(A, 0, 0, a, a, a, None, (a, a, a, a), (a, a, a, a), None)
     pairwise._exponentials(A, 0, 0, a, a, a, (a, a, a, a), None, None, None)
     pairwise._exponentials(A, 0, 0, a, a, a, None, None, (a, a, a, a), (a, a, a, a))
-    pairwise._joint_sums(A, 0, 0, a, a, a, a, a, a, a, a, Z)
-    pairwise._own_sums(A, 0, 0, a, a, a, a, a, a, one, one, one, one, a, a, Z)
+    pairwise._joint_sums(A, 0, 0, a, a, eight, a, a, Z)
+    pairwise._own_sums(A, 0, 0, a, a, eight, (one,) * 8, a, a, Z)
 @numba.njit
 def library(x):
     return np.exp(x)

@@ -42,9 +42,11 @@ def sums_by_numpy(z, mu, log_var, w):
 
 
 def summed(kind, z, mu, log_var, special, tile):
-    """What `values` or `values_and_gradient` find for whole fours of samples, a few posteriors at a time."""
+    """What `values` finds for whole fours of samples, or `values_and_gradient`, a few posteriors at a time."""
     (S, D), N, dtype = z.shape, len(mu), z.dtype
-    posteriors, found = pairwise.prepare(mu, log_var, []), pairwise._Sums.zeros(S, D)
+    if kind != "values":
+        z = pairwise._padded(z, pairwise.TOGETHER)
+    posteriors, found = pairwise.prepare(mu, log_var, []), pairwise._Sums.zeros(len(z), D)
     special = tuple(dtype.type(w) for w in special)
     tiny = pairwise.TINY[dtype.itemsize]
     with np.errstate(all="ignore"):
@@ -52,14 +54,14 @@ def summed(kind, z, mu, log_var, special, tile):
             rows = np.empty((4, tile), dtype), np.empty((4, tile), dtype)
             pairwise.values(z, posteriors, special, 0, S, tile, tiny, *rows, found)
         else:
-            W, E = np.empty((pairwise.TOGETHER, N), dtype), np.empty((4, N), dtype)
-            sums, at_z = np.empty((4 * D + 1, N)), np.zeros((2, S, D))
+            W, E = np.empty((2, pairwise.TOGETHER, N), dtype)
+            sums, at_z = np.empty((4 * D + 1, N)), np.zeros((2, len(z), D))
             part = None if dtype == np.float64 else np.empty((4 * D + 1, N), dtype)
-            one = np.ones(S), np.ones((S, D))
+            one = np.ones(len(z)), np.ones((len(z), D))
             pairwise.values_and_gradient(
-                *(z, posteriors, special, 0, S, tile, tiny, one, W, E, sums, part, found, at_z),
+                *(z, posteriors, special, 0, len(z), tile, tiny, one, W, E, sums, part, found, at_z),
             )
-    return found
+    return pairwise._Sums(*(of_all[:S] for of_all in found))
 
 
 def largest_terms(z, mu, log_var):
@@ -200,26 +202,26 @@ def test_progress_of_values_counts_samples(monkeypatch):
 
 
 class TestBlocks:
-    @pytest.mark.parametrize(("rows", "count"), [(4, 8), (100, 3), (2048, 8), (36, 9), (40, 9)])
-    def test_cut_into_whole_fours(self, rows, count):
+    @pytest.mark.parametrize(("rows", "count"), [(8, 8), (200, 3), (2048, 8), (72, 9), (80, 9)])
+    def test_cut_into_whole_eights(self, rows, count):
         """Equal ones, but for a last one that is smaller."""
         blocks = pairwise._cut(rows, count)
         assert [first for first, _ in blocks] == [0, *(last for _, last in blocks[:-1])]
         assert blocks[-1][1] == rows
         assert len(blocks) <= count
         sizes = [last - first for first, last in blocks]
-        assert all(size % 4 == 0 for size in sizes[:-1])
-        assert sizes[0] == min(rows, 4 * -(-rows // (4 * count)))
+        assert all(size % 8 == 0 for size in sizes)
+        assert sizes[0] == min(rows, 8 * -(-rows // (8 * count)))
 
     @pytest.mark.parametrize(
         ("rows", "count", "sizes"),
         [
             (2048, 10, [256] * 6 + [128] * 4),
             (2048, 12, [208] * 8 + [104, 104, 104, 72]),  # 10 of 208 rows, but for the last
-            (44, 10, [8, 8, 8, 8, 4, 4, 4]),
-            (24, 10, [4] * 6),
-            (4, 10, [4]),
-            (60, 10, [8] * 6 + [4, 4, 4]),
+            (88, 10, [16, 16, 16, 16, 8, 8, 8]),
+            (48, 10, [8] * 6),
+            (8, 10, [8]),
+            (120, 10, [16] * 6 + [8, 8, 8]),
         ],
     )
     def test_the_last_four_of_ten_and_more_are_half_as_large(self, rows, count, sizes):

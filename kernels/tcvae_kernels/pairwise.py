@@ -8,17 +8,17 @@ with h_d the smallest log-variance is at most 0, so exp((g - t^2) / 2) cannot ov
 all of a row underflows, or the log-variances of a dimension lie so far apart, or are so large, that precision would
 suffer, that row is done again from its true maximum.
 
-Four samples at a time share each posterior's mu, 1 / sigma and g, and the gradient's sums. For the gradient, `TOGETHER`
-samples go dimension by dimension, whose sums then stay in the cache; the marginals' exponentials multiplied are the
-joint's, which follows, and which is done again likewise: squares t^2 added up, less their true maximum, and one more
-exponential. For values only that is how every joint is taken.
+Four samples at a time share each posterior's mu, 1 / sigma and g, eight the gradient's sums. For the gradient, eight
+samples go dimension by dimension; the marginals' exponentials multiplied are the joint's, which follows, and which is
+done again likewise: squares t^2 added up, less their true maximum, and one more exponential. For values only that is
+how every joint is taken.
 Weights other than a constant are two entries of a row, j = i and j = i + 1: they are put right in the row of
 exponentials.
 
 In these arrays the posterior j is the last axis, for the loops: mu, 1 / sigma, g and the sums of a gradient are (D, N),
 rows of squares and of exponentials (samples, N).
 
-What a thread needs besides results: `TOGETHER` + 4 rows of N numbers. Buffers start on cache lines, and at different
+What a thread needs besides results: 16 rows of N numbers. Buffers start on cache lines, and at different
 places within a page: streams that all lie at the same place would push one another out of the cache.
 """
 
@@ -38,7 +38,9 @@ from tcvae_ref.types import Array
 
 LOG_2PI = math.log(2.0 * math.pi)
 ROWS = 4
-"""Samples taken together."""
+"""Samples whose exponentials are taken together."""
+TOGETHER = 8
+"""Samples that go through all dimensions together for a gradient, whose rows are whole eights."""
 TILE = {8: 2048, 4: 1024}
 """Posteriors taken together for a gradient, by the size of a number: a sum within is in that precision, beyond in
 float64. So float32's error does not grow with N; nor with the samples (`FLUSH_ROWS`)."""
@@ -51,8 +53,6 @@ Where a tiny weight of its own stands in a row whose sum is not below `TINY`, un
 2e-143 (1 + 1 / sigma) from a derivative in z, in float32 2e-33 (1 + 1 / sigma)."""
 TINY = {8: 2.0**-600, 4: 2.0**-40}
 """A sum below this has lost terms to underflow: that row is done again from its true maximum."""
-TOGETHER = 16
-"""Samples that go through all dimensions together, so that what is read of a dimension's posteriors serves them all."""
 NEAR = 512
 """The same for values only: four rows of their squares stay in a core's first cache."""
 FORWARD_ROWS = 128
@@ -313,57 +313,114 @@ def _normalise(W0, W1, W2, W3, r0, r1, r2, r3, P):
         P[j] += w0 + w1 + w2 + w3
 
 
-@jit
-def _joint_sums(z, i, d, mu, s, W0, W1, W2, W3, joint1, joint2, at_z):
-    """Add four samples' share to the joint's sums of a dimension : joint1[j] += W t, joint2 += W t^2.
+def _joint_share(z_id, mu, s, w, first, second):
+    t = (z_id - mu) * s
+    wt = w * t
+    return wt, first + wt, multiply_add(wt, t, second)
 
-    at_z[i, d] += sum_j W t s.
+
+@by_type(float64=_joint_share, float32=_joint_share)
+def joint_share(z_id, mu, s, w, first, second):
+    """w t, and a sample's share in its posterior's sums, added : first + w t, second + w t^2.
+
+    Sample by sample: reassociated, the sums over eight samples need more registers than there are.
+    """
+
+
+def _own_share(z_id, mu, s, e, share, first, second):
+    t = (z_id - mu) * s
+    y = e * t
+    return y, multiply_add(share, y, first), multiply_add(share, multiply_add(y, t, -e), second)
+
+
+@by_type(float64=_own_share, float32=_own_share)
+def own_share(z_id, mu, s, e, share, first, second):
+    """e t, and first + share e t, second + share e (t^2 - 1), as in `joint_share`."""
+
+
+@jit
+def _joint_sums(z, i, d, mu, s, W, joint1, joint2, at_z):
+    """Add eight samples' share to the joint's sums of a dimension : joint1[j] += W t, joint2 += W t^2.
+
+    W : eight rows. at_z[i, d] += sum_j W t s.
     """
     vector_loop()
+    W0, W1, W2, W3, W4, W5, W6, W7 = W
     z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
+    z4, z5, z6, z7 = z[i + 4, d], z[i + 5, d], z[i + 6, d], z[i + 7, d]
     zero = mu.dtype.type(0)
-    a0, a1, a2, a3 = zero, zero, zero, zero
+    a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero
     for j in range(mu.size):
-        mu_j, s_j = mu[j], s[j]
-        t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
-        w0, w1, w2, w3 = W0[j] * t0, W1[j] * t1, W2[j] * t2, W3[j] * t3
+        mu_j, s_j, first, second = mu[j], s[j], zero, zero
+        w0, first, second = joint_share(z0, mu_j, s_j, W0[j], first, second)
+        w1, first, second = joint_share(z1, mu_j, s_j, W1[j], first, second)
+        w2, first, second = joint_share(z2, mu_j, s_j, W2[j], first, second)
+        w3, first, second = joint_share(z3, mu_j, s_j, W3[j], first, second)
+        w4, first, second = joint_share(z4, mu_j, s_j, W4[j], first, second)
+        w5, first, second = joint_share(z5, mu_j, s_j, W5[j], first, second)
+        w6, first, second = joint_share(z6, mu_j, s_j, W6[j], first, second)
+        w7, first, second = joint_share(z7, mu_j, s_j, W7[j], first, second)
         a0 += w0 * s_j
         a1 += w1 * s_j
         a2 += w2 * s_j
         a3 += w3 * s_j
-        joint1[j] += w0 + w1 + w2 + w3
-        joint2[j] += w0 * t0 + w1 * t1 + w2 * t2 + w3 * t3
+        a4 += w4 * s_j
+        a5 += w5 * s_j
+        a6 += w6 * s_j
+        a7 += w7 * s_j
+        joint1[j] += first
+        joint2[j] += second
     at_z[i, d] += a0
     at_z[i + 1, d] += a1
     at_z[i + 2, d] += a2
     at_z[i + 3, d] += a3
+    at_z[i + 4, d] += a4
+    at_z[i + 5, d] += a5
+    at_z[i + 6, d] += a6
+    at_z[i + 7, d] += a7
 
 
 @jit
-def _own_sums(z, i, d, mu, s, E0, E1, E2, E3, r0, r1, r2, r3, own1, own2, at_z):
-    """Add four samples' share to a marginal's sums : own1[j] += p t, own2 += p (t^2 - 1) with p = r E.
+def _own_sums(z, i, d, mu, s, E, shares, own1, own2, at_z):
+    """Add eight samples' share to a marginal's sums : own1[j] += p t, own2 += p (t^2 - 1) with p = share E.
 
-    at_z[i, d] += sum_j p t s.
+    E : eight rows, shares : eight numbers. at_z[i, d] += sum_j p t s.
     """
     vector_loop()
+    E0, E1, E2, E3, E4, E5, E6, E7 = E
+    r0, r1, r2, r3, r4, r5, r6, r7 = shares
     z0, z1, z2, z3 = z[i, d], z[i + 1, d], z[i + 2, d], z[i + 3, d]
+    z4, z5, z6, z7 = z[i + 4, d], z[i + 5, d], z[i + 6, d], z[i + 7, d]
     zero = mu.dtype.type(0)
-    b0, b1, b2, b3 = zero, zero, zero, zero
+    b0, b1, b2, b3, b4, b5, b6, b7 = zero, zero, zero, zero, zero, zero, zero, zero
     for j in range(mu.size):
-        mu_j, s_j = mu[j], s[j]
-        t0, t1, t2, t3 = (z0 - mu_j) * s_j, (z1 - mu_j) * s_j, (z2 - mu_j) * s_j, (z3 - mu_j) * s_j
-        e0, e1, e2, e3 = E0[j], E1[j], E2[j], E3[j]
-        y0, y1, y2, y3 = e0 * t0, e1 * t1, e2 * t2, e3 * t3
+        mu_j, s_j, first, second = mu[j], s[j], zero, zero
+        y0, first, second = own_share(z0, mu_j, s_j, E0[j], r0, first, second)
+        y1, first, second = own_share(z1, mu_j, s_j, E1[j], r1, first, second)
+        y2, first, second = own_share(z2, mu_j, s_j, E2[j], r2, first, second)
+        y3, first, second = own_share(z3, mu_j, s_j, E3[j], r3, first, second)
+        y4, first, second = own_share(z4, mu_j, s_j, E4[j], r4, first, second)
+        y5, first, second = own_share(z5, mu_j, s_j, E5[j], r5, first, second)
+        y6, first, second = own_share(z6, mu_j, s_j, E6[j], r6, first, second)
+        y7, first, second = own_share(z7, mu_j, s_j, E7[j], r7, first, second)
         b0 += y0 * s_j
         b1 += y1 * s_j
         b2 += y2 * s_j
         b3 += y3 * s_j
-        own1[j] += r0 * y0 + r1 * y1 + r2 * y2 + r3 * y3
-        own2[j] += r0 * (y0 * t0 - e0) + r1 * (y1 * t1 - e1) + r2 * (y2 * t2 - e2) + r3 * (y3 * t3 - e3)
+        b4 += y4 * s_j
+        b5 += y5 * s_j
+        b6 += y6 * s_j
+        b7 += y7 * s_j
+        own1[j] += first
+        own2[j] += second
     at_z[i, d] += b0 * r0
     at_z[i + 1, d] += b1 * r1
     at_z[i + 2, d] += b2 * r2
     at_z[i + 3, d] += b3 * r3
+    at_z[i + 4, d] += b4 * r4
+    at_z[i + 5, d] += b5 * r5
+    at_z[i + 6, d] += b6 * r6
+    at_z[i + 7, d] += b7 * r7
 
 
 # --- one row's weights, one row's way out ----------------------------------------------------------------------
@@ -564,10 +621,8 @@ def _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, total, E, f
 
 
 @jit
-def _add_marginals(
-    z, i, d, mu, s, g, again, special, tile, tiny, weights, W0, W1, W2, W3, E0, E1, E2, E3, own1, own2, found, at_z
-):
-    """One dimension of four samples: its sums and their gradient.
+def _four_marginals(z, i, d, mu, s, g, again, special, tile, tiny, weights, W0, W1, W2, W3, E0, E1, E2, E3, found):
+    """One dimension of four samples: its exponentials and their sums; what `_settled` returns of each.
 
     W becomes the exponentials of the first dimension, and is multiplied by those of the others.
     """
@@ -586,24 +641,46 @@ def _add_marginals(
         sum1 += _reweighted(part1, i + 1, N, special, start, a1)
         sum2 += _reweighted(part2, i + 2, N, special, start, a2)
         sum3 += _reweighted(part3, i + 3, N, special, start, a3)
-    c0 = _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, sum0, E0, found)
-    c1 = _settled(z, i + 1, d, mu, s, g, again, special, tile, tiny, weights, sum1, E1, found)
-    c2 = _settled(z, i + 2, d, mu, s, g, again, special, tile, tiny, weights, sum2, E2, found)
-    c3 = _settled(z, i + 3, d, mu, s, g, again, special, tile, tiny, weights, sum3, E3, found)
+    return (
+        _settled(z, i, d, mu, s, g, again, special, tile, tiny, weights, sum0, E0, found),
+        _settled(z, i + 1, d, mu, s, g, again, special, tile, tiny, weights, sum1, E1, found),
+        _settled(z, i + 2, d, mu, s, g, again, special, tile, tiny, weights, sum2, E2, found),
+        _settled(z, i + 3, d, mu, s, g, again, special, tile, tiny, weights, sum3, E3, found),
+    )
+
+
+@jit
+def _eight(rows, start, stop):
+    """The columns start ... stop - 1 of eight rows."""
+    return (
+        *(rows[0, start:stop], rows[1, start:stop], rows[2, start:stop], rows[3, start:stop]),
+        *(rows[4, start:stop], rows[5, start:stop], rows[6, start:stop], rows[7, start:stop]),
+    )
+
+
+@jit
+def _add_marginals(z, i, d, mu, s, g, again, special, tile, tiny, weights, W, E, own1, own2, found, at_z):
+    """One dimension of eight samples: its sums and their gradient."""
+    N = mu.size
+    W0, W1, W2, W3, W4, W5, W6, W7 = _eight(W, 0, N)
+    E0, E1, E2, E3, E4, E5, E6, E7 = _eight(E, 0, N)
+    how = (again, special, tile, tiny, weights)
+    first = _four_marginals(z, i, d, mu, s, g, *how, W0, W1, W2, W3, E0, E1, E2, E3, found)
+    others = _four_marginals(z, i + 4, d, mu, s, g, *how, W4, W5, W6, W7, E4, E5, E6, E7, found)
     for start in range(0, N, tile):
         stop = min(N, start + tile)
         _own_sums(
-            *(z, i, d, mu[start:stop], s[start:stop], E0[start:stop], E1[start:stop], E2[start:stop], E3[start:stop]),
-            *(c0, c1, c2, c3, own1[start:stop], own2[start:stop], at_z),
+            *(z, i, d, mu[start:stop], s[start:stop], _eight(E, start, stop), first + others),
+            *(own1[start:stop], own2[start:stop], at_z),
         )
 
 
 @jit
-def _add_joints(z, i, rows, posteriors, special, tile, tiny, weights, W, joint1, joint2, P, found, at_z):
-    """The joint of the samples i ... i + rows - 1, whose products are in W: its sums and their gradient."""
+def _add_joints(z, i, posteriors, special, tile, tiny, weights, W, joint1, joint2, P, found, at_z):
+    """The joint of eight samples, whose products are in W: its sums and their gradient."""
     mu, s, joint = posteriors.mu, posteriors.s, found.joint
     N, real = posteriors.T.size, mu.dtype.type
-    for r in range(0, rows, 4):
+    for r in range(0, 8, 4):
         k, W0, W1, W2, W3 = i + r, W[r, :N], W[r + 1, :N], W[r + 2, :N], W[r + 3, :N]
         _joint_rows(z, k, posteriors, W0, W1, W2, W3, special, tile, tiny, found)
         c0, c1 = real(weights[k] / joint[k]), real(weights[k + 1] / joint[k + 1])
@@ -611,12 +688,12 @@ def _add_joints(z, i, rows, posteriors, special, tile, tiny, weights, W, joint1,
         _normalise(W0, W1, W2, W3, c0, c1, c2, c3, P[:N])
     for start in range(0, N, tile):
         stop = min(N, start + tile)
+        part = _eight(W, start, stop)
         for d in range(z.shape[1]):
-            mu_d, s_d = mu[d, start:stop], s[d, start:stop]
-            sums1, sums2 = joint1[d, start:stop], joint2[d, start:stop]
-            for r in range(0, rows, 4):
-                W0, W1, W2, W3 = W[r, start:stop], W[r + 1, start:stop], W[r + 2, start:stop], W[r + 3, start:stop]
-                _joint_sums(z, i + r, d, mu_d, s_d, W0, W1, W2, W3, sums1, sums2, at_z)
+            _joint_sums(
+                *(z, i, d, mu[d, start:stop], s[d, start:stop], part),
+                *(joint1[d, start:stop], joint2[d, start:stop], at_z),
+            )
 
 
 @jit
@@ -625,17 +702,13 @@ def _add_rows(z, posteriors, special, first, last, tile, tiny, weights, W, E, su
     mu, s, g, T, _, unsafe = posteriors
     N, D = T.size, z.shape[1]
     joint1, joint2, own1, own2, P = sums[:D], sums[D : 2 * D], sums[2 * D : 3 * D], sums[3 * D : 4 * D], sums[4 * D]
-    E0, E1, E2, E3 = E[0, :N], E[1, :N], E[2, :N], E[3, :N]
-    for i in range(first, last, TOGETHER):
-        rows = min(TOGETHER, last - i)
+    for i in range(first, last, 8):
         for d in range(D):
-            mu_d, s_d, g_d, own1_d, own2_d = mu[d, :N], s[d, :N], g[d, :N], own1[d, :N], own2[d, :N]
-            for r in range(0, rows, 4):
-                _add_marginals(
-                    *(z, i + r, d, mu_d, s_d, g_d, unsafe[d], special, tile, tiny, weights[1]),
-                    *(W[r], W[r + 1], W[r + 2], W[r + 3], E0, E1, E2, E3, own1_d, own2_d, found, at_z[1]),
-                )
-        _add_joints(z, i, rows, posteriors, special, tile, tiny, weights[0], W, joint1, joint2, P, found, at_z[0])
+            _add_marginals(
+                *(z, i, d, mu[d, :N], s[d, :N], g[d, :N], unsafe[d], special, tile, tiny, weights[1], W, E),
+                *(own1[d, :N], own2[d, :N], found, at_z[1]),
+            )
+        _add_joints(z, i, posteriors, special, tile, tiny, weights[0], W, joint1, joint2, P, found, at_z[0])
 
 
 @jit
@@ -645,7 +718,7 @@ def values_and_gradient(z, posteriors, special, first, last, tile, tiny, weights
     One pass over the exponentials. weights = weight_i : (rows,), weight_id : (rows, D). The gradients are left in
     sums : (4 D + 1, >= N), which are joint1 and joint2 of `_joint_sums`, own1 and own2 of `_own_sums`, and sum_i W_ij,
     and in at_z : (2, rows, D). With `part`, a float32 array of their shape, they are added up there for `FLUSH_ROWS`
-    rows at a time, and the sums are float64; without, `part` is None. W : (TOGETHER, >= N), E : (4, >= N).
+    rows at a time, and the sums are float64; without, `part` is None. W, E : (8, >= N).
     """
     sums[:] = 0
     if part is None:
@@ -769,9 +842,9 @@ def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteri
     return Posteriors(*ours, T, h.astype(np.float64), unsafe)
 
 
-def _fours(z: Array) -> Array:
-    """Samples, C-contiguous, the last repeated until they are whole fours."""
-    missing = -len(z) % ROWS
+def _padded(z: Array, multiple: int) -> Array:
+    """Samples, C-contiguous, the last repeated until there are a multiple of so many."""
+    missing = -len(z) % multiple
     return np.ascontiguousarray(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]) if missing else z)
 
 
@@ -812,12 +885,12 @@ class _InOrder:
 
 
 def _cut(rows: int, count: int) -> list[tuple[int, int]]:
-    """At most `count` blocks of whole fours of rows: the first row of each, and the row after its last."""
+    """At most `count` blocks of whole eights of rows: the first row of each, and the row after its last."""
     halved = 2 if count >= BLOCKS else 0
-    block = -(-rows // ((count - halved) * ROWS)) * ROWS
+    block = -(-rows // ((count - halved) * TOGETHER)) * TOGETHER
     firsts = list(range(0, rows, block))
-    halves = [first + block // (2 * ROWS) * ROWS for first in firsts[len(firsts) - halved :]]
-    firsts = sorted({*firsts, *(half for half in halves if half < rows)})  # a block of four rows has no halves
+    halves = [first + block // (2 * TOGETHER) * TOGETHER for first in firsts[len(firsts) - halved :]]
+    firsts = sorted({*firsts, *(half for half in halves if half < rows)})  # a block of eight rows has no halves
     return list(zip(firsts, [*firsts[1:], rows], strict=True))
 
 
@@ -839,7 +912,7 @@ def log_sums(
     used: list[NDArray[np.uint8]] = []
     posteriors = prepare(mu, log_var, used)
     S, D = z.shape
-    padded = _fours(z)
+    padded = _padded(z, ROWS)
     rows, N, size = len(padded), len(mu), z.dtype.itemsize
     sums = _Sums.zeros(rows, D)
     joint, marginals = np.empty(S, z.dtype), np.empty((S, D), z.dtype)
@@ -878,7 +951,7 @@ def log_sums_and_gradient(
     used: list[NDArray[np.uint8]] = []
     posteriors = prepare(mu, log_var, used)
     S, D = z.shape
-    padded = _fours(z)
+    padded = _padded(z, TOGETHER)
     rows, N, size = len(padded), len(mu), z.dtype.itemsize
     found, at_z = _Sums.zeros(rows, D), np.zeros((2, rows, D))
     for_joint, for_marginals = np.zeros(rows), np.zeros((rows, D))
@@ -890,7 +963,7 @@ def log_sums_and_gradient(
     scratch: dict[int, list[Array]] = {}
 
     def make() -> list[Array]:
-        kept = [buffers(1, count, N, z.dtype, used)[0] for count in (TOGETHER, ROWS)]
+        kept = buffers(2, TOGETHER, N, z.dtype, used)
         return kept if size == 8 else [*kept, *buffers(1, 4 * D + 1, N, z.dtype, used)]
 
     log_joint, log_marginals, in_z = np.empty(S, z.dtype), np.empty((S, D), z.dtype), np.empty((2, S, D), z.dtype)

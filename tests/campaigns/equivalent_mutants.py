@@ -557,11 +557,6 @@ RULES = [
     ),
     Rule(
         "kernels/tcvae_kernels/pairwise.py",
-        "kept = [buffers(1, count, N, z.dtype, used)[0] for count in (TOGETHER, ROWS)]",
-        "1 -> 2", 1, "a buffer more than is used",
-    ),
-    Rule(
-        "kernels/tcvae_kernels/pairwise.py",
         "(first, last), (W, E, *part) = blocks[b], _own(scratch, make)",
         "b -> b - 1", 1, "the same blocks, the last one first",
     ),
