@@ -631,6 +631,44 @@ class TestThreads:
                 threads.run(work, 3)
         assert states == [*["raise"] * 3, *["ignore"] * 3]
 
+    @pytest.mark.skipif(threads._processor is None, reason="the system does not send threads to processors")
+    def test_helpers_wake_on_other_processors_than_their_caller(self, monkeypatch):
+        """And may use all that it may, once awake. The numbers of processors are made up: it may have but one."""
+        tcvae_kernels.set_num_threads(3)
+        together, sent, caller = threading.Barrier(3), [], threading.get_native_id()
+        monkeypatch.setattr("os.sched_getaffinity", lambda thread: {2, 5, 7})
+        monkeypatch.setattr("os.sched_setaffinity", lambda *of: sent.append((threading.get_native_id(), *of)))
+        threads.run(lambda block: together.wait(10.0), 3)  # now there are helpers
+        helpers = set(threads._helping)
+        assert len(helpers) >= 2
+        assert caller not in helpers
+        for here, elsewhere in ((2, {5, 7}), (7, {2, 5}), (4, {2, 5, 7})):
+            sent.clear()
+            monkeypatch.setattr(threads, "_processor", lambda here=here: here)
+            threads.run(lambda block: together.wait(10.0), 3)
+            before = [of for of in sent if of[0] == caller]
+            assert sent[: len(before)] == before
+            assert sorted(before) == sorted((caller, helper, elsewhere) for helper in helpers)
+            after = sent[len(before) :]
+            assert len(after) == 2
+            assert all(helper in helpers and (who, where) == (0, {2, 5, 7}) for helper, who, where in after)
+
+    @pytest.mark.skipif(threads._processor is None, reason="the system does not send threads to processors")
+    def test_helpers_are_not_sent_where_that_is_no_use_or_not_allowed(self, monkeypatch):
+        def refuse(*of):
+            sent.append(of)
+            raise PermissionError("not allowed")
+
+        tcvae_kernels.set_num_threads(2)
+        done, sent = np.zeros(8), []
+        monkeypatch.setattr("os.sched_setaffinity", refuse)
+        for processors, tried in (({3}, False), (set(range(17)), False), (set(range(16)), True)):
+            monkeypatch.setattr("os.sched_getaffinity", lambda thread, processors=processors: processors)
+            assert threads._send_elsewhere([1]) == (processors if tried else set())
+            assert bool(sent) == tried
+        threads.run(lambda block: done.__setitem__(block, 1.0), 8)
+        assert done.all()
+
     def test_threads_that_cannot_be_had(self, monkeypatch):
         """Those that are there help, and are waited for; the rest is done without."""
         done = np.zeros(8)

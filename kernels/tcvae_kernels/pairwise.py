@@ -22,6 +22,7 @@ What a thread needs besides results: 16 rows of N numbers. Buffers start on cach
 places within a page: streams that all lie at the same place would push one another out of the cache.
 """
 
+import itertools
 import math
 import os
 import threading
@@ -59,7 +60,7 @@ FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
 BLOCKS, BLOCK_ROWS = 10, 256
 """So many blocks of rows with gradient sums of their own, or one for so many rows where that is more. Of so many, the
-last four are half as large: threads of unequal speed end more nearly together."""
+last six are a half and a quarter as large: threads of unequal speed end more nearly together."""
 GRADIENT_BYTES = 2**25
 """What the sums of more than `FEWEST` blocks may fill."""
 FEWEST, FEWEST_BYTES = 4, 2**26
@@ -886,11 +887,11 @@ class _InOrder:
 
 def _cut(rows: int, count: int) -> list[tuple[int, int]]:
     """At most `count` blocks of whole eights of rows: the first row of each, and the row after its last."""
-    halved = 2 if count >= BLOCKS else 0
-    block = -(-rows // ((count - halved) * TOGETHER)) * TOGETHER
-    firsts = list(range(0, rows, block))
-    halves = [first + block // (2 * TOGETHER) * TOGETHER for first in firsts[len(firsts) - halved :]]
-    firsts = sorted({*firsts, *(half for half in halves if half < rows)})  # a block of eight rows has no halves
+    tapered = count >= BLOCKS
+    block = -(-rows // ((count - 4 * tapered) * TOGETHER)) * TOGETHER
+    half, quarter = (-(-block // (part * TOGETHER)) * TOGETHER for part in (2, 4))
+    sizes = [block] * (count - 6) + [half] * 2 + [quarter] * 4 if tapered else [block] * count
+    firsts = [first for first in itertools.accumulate(sizes, initial=0) if first < rows]
     return list(zip(firsts, [*firsts[1:], rows], strict=True))
 
 

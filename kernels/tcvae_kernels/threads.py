@@ -8,6 +8,7 @@ of threads.
 import _thread
 import contextlib
 import contextvars
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,21 @@ _lock = threading.RLock()
 _asked: "SimpleQueue[_Blocks]" = SimpleQueue()
 _helpers = 0
 """Threads that serve what is asked."""
+_helping: list[int] = []
+"""Their numbers, as the system calls them."""
+MOST_SENT = 16
+"""With more processors helpers wake where the system lets them: each that is sent elsewhere costs two system calls."""
+
+
+def _number_of_processor() -> Callable[[], int] | None:
+    """What tells the processor that a thread is on, where threads can be sent to others."""
+    try:
+        return ctypes.CDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None
+    except (AttributeError, OSError):
+        return None
+
+
+_processor = _number_of_processor()
 
 
 def _available() -> int:
@@ -62,8 +78,8 @@ def set_num_threads(threads: int) -> None:
 
 def _forget() -> None:
     """A forked child has none of its parent's threads."""
-    global _lock, _asked, _helpers
-    _lock, _asked, _helpers = threading.RLock(), SimpleQueue(), 0
+    global _lock, _asked, _helpers, _helping
+    _lock, _asked, _helpers, _helping = threading.RLock(), SimpleQueue(), 0, []
 
 
 if hasattr(os, "register_at_fork"):
@@ -97,6 +113,8 @@ class _Blocks:
         self._errors: list[BaseException] = []
         self._context = contextvars.copy_context()
         self._ended = False
+        self.allowed: set[int] = set()
+        """The processors that helpers may use, where they have been sent elsewhere to wake."""
 
     def do(self) -> None:
         """Work on blocks until none is left; after an error the rest is not begun."""
@@ -160,6 +178,23 @@ def _nothing(block: int) -> None:
     """The work of a call that has ended."""
 
 
+def _send_elsewhere(helpers: list[int]) -> set[int]:
+    """Let helpers wake on other processors than this thread's; those that this thread may use, if any were sent.
+
+    Linux may wake a helper behind its caller, where it waits until that has used up its time, though another processor
+    is idle: on two processors, after a pause of 0.2 s, 10 ms of work took 14 ms in the median.
+    """
+    if _processor is None:
+        return set()
+    allowed, here = os.sched_getaffinity(0), _processor()
+    if not 1 < len(allowed) <= MOST_SENT:
+        return set()
+    for helper in helpers:
+        with contextlib.suppress(OSError):  # forbidden
+            os.sched_setaffinity(helper, allowed - {here})
+    return allowed
+
+
 def _ask(todo: _Blocks, helpers: int) -> None:
     """Let so many threads help, or as many as can be had: none are when Python ends."""
     global _helpers
@@ -168,13 +203,19 @@ def _ask(todo: _Blocks, helpers: int) -> None:
             while _helpers < helpers:
                 _thread.start_new_thread(_serve, (_asked,))
                 _helpers += 1
+        todo.allowed = _send_elsewhere(_helping)
         for _ in range(min(helpers, _helpers)):
             _asked.put(todo)
 
 
 def _serve(asked: "SimpleQueue[_Blocks]") -> None:
+    _helping.append(threading.get_native_id())
     while True:
-        asked.get().help()
+        todo = asked.get()
+        if todo.allowed:  # once awake, wherever its caller may
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, todo.allowed)
+        todo.help()
 
 
 def run(work: Callable[[int], None], blocks: int) -> None:
