@@ -65,7 +65,7 @@ GRADIENT_BYTES = 2**25
 """What the sums of more than `FEWEST` blocks may fill."""
 FEWEST, FEWEST_BYTES = 4, 2**26
 """So many blocks for the threads' sake, where their sums fit into so much memory; where not, two."""
-FINISHED = 512
+FINISHED = 4096
 """Posteriors whose gradients are finished together; no result depends on it."""
 FLUSH_ROWS = 128
 """float32 gradients are added up over so many rows at most, then in float64."""
