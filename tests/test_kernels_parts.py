@@ -216,15 +216,15 @@ class TestBlocks:
     @pytest.mark.parametrize(
         ("rows", "count", "sizes"),
         [
-            (2048, 10, [256] * 6 + [128] * 4),
-            (2048, 12, [208] * 8 + [104, 104, 104, 72]),  # 10 of 208 rows, but for the last
+            (2048, 10, [344] * 4 + [176] * 2 + [88, 88, 88, 56]),
+            (2048, 12, [256] * 6 + [128] * 2 + [64] * 4),
             (88, 10, [16, 16, 16, 16, 8, 8, 8]),
             (48, 10, [8] * 6),
             (8, 10, [8]),
-            (120, 10, [16] * 6 + [8, 8, 8]),
+            (120, 10, [24] * 4 + [16, 8]),
         ],
     )
-    def test_the_last_four_of_ten_and_more_are_half_as_large(self, rows, count, sizes):
+    def test_the_last_six_of_ten_and_more_are_halves_and_quarters(self, rows, count, sizes):
         assert [last - first for first, last in pairwise._cut(rows, count)] == sizes
 
     def test_how_many(self):
