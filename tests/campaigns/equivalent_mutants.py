@@ -472,6 +472,11 @@ RULES = [
     ),
     Rule(
         "kernels/tcvae_kernels/pairwise.py",
+        "sizes = [block] * (count - 6) + [half] * 2 + [quarter] * 4 if tapered else [block] * count",
+        "4 -> 5", 1, "the first four reach the last row",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
         "FINISHED = 4096",
         "4096 -> 4097", 1, "posteriors of a task: no result depends on it",
     ),
