@@ -636,7 +636,7 @@ class TestThreads:
         """And may use all that it may, once awake. The numbers of processors are made up: it may have but one."""
         tcvae_kernels.set_num_threads(3)
         together, sent, caller = threading.Barrier(3), [], threading.get_native_id()
-        monkeypatch.setattr("os.sched_getaffinity", lambda thread: {2, 5, 7})
+        monkeypatch.setattr("os.sched_getaffinity", {0: {2, 5, 7}}.__getitem__)  # the caller's
         monkeypatch.setattr("os.sched_setaffinity", lambda *of: sent.append((threading.get_native_id(), *of)))
         threads.run(lambda block: together.wait(10.0), 3)  # now there are helpers
         helpers = set(threads._helping)
@@ -662,8 +662,10 @@ class TestThreads:
         tcvae_kernels.set_num_threads(2)
         done, sent = np.zeros(8), []
         monkeypatch.setattr("os.sched_setaffinity", refuse)
-        for processors, tried in (({3}, False), (set(range(17)), False), (set(range(16)), True)):
-            monkeypatch.setattr("os.sched_getaffinity", lambda thread, processors=processors: processors)
+        for count, tried in ((1, False), (17, False), (2, True), (16, True)):
+            sent.clear()
+            processors = set(range(count))
+            monkeypatch.setattr("os.sched_getaffinity", {0: processors}.__getitem__)
             assert threads._send_elsewhere([1]) == (processors if tried else set())
             assert bool(sent) == tried
         threads.run(lambda block: done.__setitem__(block, 1.0), 8)

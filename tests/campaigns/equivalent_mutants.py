@@ -477,6 +477,11 @@ RULES = [
     ),
     Rule(
         "kernels/tcvae_kernels/pairwise.py",
+        "gradients(total, posteriors.s, task * FINISHED, min(N, (task + 1) * FINISHED), *of_posteriors)",
+        "1 -> 2", 1, "posteriors that are finished twice, to the same result",
+    ),
+    Rule(
+        "kernels/tcvae_kernels/pairwise.py",
         "FINISHED = 4096",
         "4096 -> 4097", 1, "posteriors of a task: no result depends on it",
     ),

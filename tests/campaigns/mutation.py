@@ -24,6 +24,7 @@ import collections
 import contextlib
 import gc
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -367,6 +368,15 @@ class Map:
 # --- mutants ----------------------------------------------------------------------------------------------------------
 
 
+def import_all(paths: list[str]) -> None:
+    """What tests would import later only: a function that is not there yet cannot get a mutant's code."""
+    for path in paths:
+        top = next(top for top in sorted(PATHS, key=len, reverse=True) if path.startswith(top))
+        module = path.removeprefix(top).removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
+        with contextlib.suppress(ImportError):  # an adapter of a framework that is not installed
+            importlib.import_module(module)
+
+
 def functions_of(paths: list[str]) -> dict[str, list[types.FunctionType]]:
     """All functions there are of each file."""
     found: dict[str, list[types.FunctionType]] = {str(TOP / path): [] for path in paths}
@@ -602,6 +612,7 @@ class Campaign:
             return
         items = {item.nodeid: item for item in session.items}
         self.map.seconds = {t: s for t, s in self.map.seconds.items() if t in items}
+        import_all(self.paths)
         functions = functions_of(self.paths)
         gc.collect()
         gc.freeze()  # the children share what the parent holds
