@@ -59,8 +59,9 @@ NEAR = 512
 FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
 BLOCKS, BLOCK_ROWS = 10, 256
-"""So many blocks of rows with gradient sums of their own, or one for so many rows where that is more. Of so many, the
-last six are a half and a quarter as large: threads of unequal speed end more nearly together."""
+"""So many blocks of rows with gradient sums of their own, or one for so many rows where that is more."""
+TAPERED = 10
+"""Of so many blocks the last six are halves and quarters: threads of unequal speed end more nearly together."""
 GRADIENT_BYTES = 2**25
 """What the sums of more than `FEWEST` blocks may fill."""
 FEWEST, FEWEST_BYTES = 4, 2**26
@@ -887,7 +888,7 @@ class _InOrder:
 
 def _cut(rows: int, count: int) -> list[tuple[int, int]]:
     """At most `count` blocks of whole eights of rows: the first row of each, and the row after its last."""
-    tapered = count >= BLOCKS
+    tapered = count >= TAPERED
     block = -(-rows // ((count - 4 * tapered) * TOGETHER)) * TOGETHER
     half, quarter = (-(-block // (part * TOGETHER)) * TOGETHER for part in (2, 4))
     sizes = [block] * (count - 6) + [half] * 2 + [quarter] * 4 if tapered else [block] * count
