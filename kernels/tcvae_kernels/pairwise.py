@@ -55,7 +55,7 @@ Where a tiny weight of its own stands in a row whose sum is not below `TINY`, un
 TINY = {8: 2.0**-600, 4: 2.0**-40}
 """A sum below this has lost terms to underflow: that row is done again from its true maximum."""
 NEAR = 512
-"""The same for values only: four rows of their squares stay in a core's first cache."""
+"""Posteriors taken together for values only: four rows of their squares stay in a core's first cache."""
 FORWARD_ROWS = 128
 """Rows of a block when only values are wanted; no result depends on it."""
 BLOCKS, BLOCK_ROWS = 10, 256
