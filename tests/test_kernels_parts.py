@@ -45,7 +45,7 @@ def summed(kind, z, mu, log_var, special, tile):
     """What `values` finds for whole fours of samples, or `values_and_gradient`, a few posteriors at a time."""
     (S, D), N, dtype = z.shape, len(mu), z.dtype
     if kind != "values":
-        z = pairwise._padded(z, pairwise.TOGETHER)
+        z = pairwise.fill_up(z, pairwise.TOGETHER)
     posteriors, found = pairwise.prepare(mu, log_var, []), pairwise._Sums.zeros(len(z), D)
     special = tuple(dtype.type(w) for w in special)
     tiny = pairwise.TINY[dtype.itemsize]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tcvae_kernels import pairwise, threads
 from tcvae_kernels._jit import jit, larger, vector_loop
 from tcvae_kernels.exp import weight, weight_four
-from tcvae_kernels.pairwise import LOG_2PI, ROWS, SPREAD, TILE, TINY, exponent, exponent_below
+from tcvae_kernels.pairwise import LOG_2PI, ROWS, SPREAD, TILE, TINY, exponent, exponent_below, fill_up
 from tcvae_ref import checks
 from tcvae_ref.checks import InputError, InputTypeError
 from tcvae_ref.types import Array, LogQz, ProgressHook
@@ -201,7 +201,7 @@ class Components(NamedTuple):
 
 def _sums(x: Array, components: Components, from_maxima: bool) -> tuple[Array, Array]:
     """Sums of exponentials at some points, and the (doubled) maxima taken out of them."""
-    fours = np.concatenate([x, np.repeat(x[-1:], -len(x) % ROWS)])
+    fours = fill_up(x, ROWS)
     tops, sums, tile = np.zeros_like(fours), np.zeros(len(fours)), TILE[x.itemsize]
     if from_maxima:
         sums_from_maxima(fours, *components, tile, sums, tops)

@@ -844,8 +844,8 @@ def prepare(mu: Array, log_var: Array, used: list[NDArray[np.uint8]]) -> Posteri
     return Posteriors(*ours, T, h.astype(np.float64), unsafe)
 
 
-def _padded(z: Array, multiple: int) -> Array:
-    """Samples, C-contiguous, the last repeated until there are a multiple of so many."""
+def fill_up(z: Array, multiple: int) -> Array:
+    """Samples or points, C-contiguous, the last repeated until there are a multiple of so many."""
     missing = -len(z) % multiple
     return np.ascontiguousarray(np.concatenate([z, np.repeat(z[-1:], missing, axis=0)]) if missing else z)
 
@@ -914,7 +914,7 @@ def log_sums(
     used: list[NDArray[np.uint8]] = []
     posteriors = prepare(mu, log_var, used)
     S, D = z.shape
-    padded = _padded(z, ROWS)
+    padded = fill_up(z, ROWS)
     rows, N, size = len(padded), len(mu), z.dtype.itemsize
     sums = _Sums.zeros(rows, D)
     joint, marginals = np.empty(S, z.dtype), np.empty((S, D), z.dtype)
@@ -953,7 +953,7 @@ def log_sums_and_gradient(
     used: list[NDArray[np.uint8]] = []
     posteriors = prepare(mu, log_var, used)
     S, D = z.shape
-    padded = _padded(z, TOGETHER)
+    padded = fill_up(z, TOGETHER)
     rows, N, size = len(padded), len(mu), z.dtype.itemsize
     found, at_z = _Sums.zeros(rows, D), np.zeros((2, rows, D))
     for_joint, for_marginals = np.zeros(rows), np.zeros((rows, D))
